@@ -1,0 +1,87 @@
+"""One row scorer per family: a gold answer and a response in, named values out.
+
+``build_scorer(settings)`` is the one door. A scorer is pure: no clock, no network, no state between rows.
+Its ``version`` is derived from the source of every module it uses and from its settings, so stored predictions
+are scored again when, and only when, the way of scoring changed.
+"""
+
+import ast
+import hashlib
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from vlm_pipeline.scoring.results import GoldError, Reference, RowScore
+from vlm_pipeline.scoring.settings import ScorerSettings
+
+_PACKAGE = "vlm_pipeline.scoring"
+_FOLDER = Path(__file__).parent
+
+# Kind -> (module, class); modules are imported on first use, so that no task pays for pint it does not need.
+_FAMILIES = {
+    "score": ("numeric_rows", "ScoreScorer"),
+    "number": ("numeric_rows", "NumberScorer"),
+    "quantity": ("quantity_rows", "QuantityScorer"),
+    "relaxed": ("text_rows", "RelaxedScorer"),
+    "text": ("text_rows", "TextScorer"),
+    "keywords": ("text_rows", "KeywordScorer"),
+    "choice": ("text_rows", "ChoiceScorer"),
+    "tool_calls": ("tool_rows", "ToolCallScorer"),
+    "sections": ("section_rows", "SectionScorer"),
+}
+
+
+class RowScorer(Protocol):
+    """What every family offers."""
+
+    name: str
+    kind: str
+    version: str
+
+    def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
+        """Read the gold answer of a row; an unreadable one comes back as a GoldError, never raised."""
+        ...
+
+    def score(
+        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
+    ) -> RowScore:
+        """Score one response. Any string is accepted."""
+        ...
+
+
+def build_scorer(settings: ScorerSettings) -> RowScorer:
+    """The scorer that the settings describe."""
+    module, name = _FAMILIES[settings.kind]
+    scorer_class = getattr(import_module(f"{_PACKAGE}.{module}"), name)
+    return scorer_class(settings, version=scorer_version(settings))
+
+
+def scorer_version(settings: ScorerSettings) -> str:
+    """Twelve hex digits over the settings and the source of all modules that this kind of scorer uses."""
+    digest = hashlib.sha256(settings.model_dump_json(exclude={"threshold"}).encode())
+    for module in modules_used(_FAMILIES[settings.kind][0]):
+        digest.update(module.encode())
+        digest.update(_source(module).encode())
+    return digest.hexdigest()[:12]
+
+
+@lru_cache(maxsize=None)
+def modules_used(module: str) -> tuple[str, ...]:
+    """Names of the modules of this package that ``module`` imports, itself and indirect ones included."""
+    seen: set[str] = set()
+    queue = [module]
+    while queue:
+        current = queue.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for node in ast.walk(ast.parse(_source(current))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_PACKAGE + "."):
+                queue.append(node.module.removeprefix(_PACKAGE + "."))
+    return tuple(sorted(seen - {"settings", "results"}))
+
+
+@lru_cache(maxsize=None)
+def _source(module: str) -> str:
+    return (_FOLDER / f"{module}.py").read_text("utf-8")
