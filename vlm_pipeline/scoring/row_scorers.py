@@ -7,13 +7,13 @@ are scored again when, and only when, the way of scoring changed.
 
 import ast
 import hashlib
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from vlm_pipeline.scoring.results import GoldError, Reference, RowScore
-from vlm_pipeline.scoring.settings import ScorerSettings
+from vlm_pipeline.settings.scoring import ScorerSettings
 
 _PACKAGE = "vlm_pipeline.scoring"
 _FOLDER = Path(__file__).parent
@@ -66,7 +66,7 @@ def scorer_version(settings: ScorerSettings) -> str:
     return digest.hexdigest()[:12]
 
 
-@lru_cache(maxsize=None)
+@cache
 def modules_used(module: str) -> tuple[str, ...]:
     """Names of the modules of this package that ``module`` imports, itself and indirect ones included."""
     seen: set[str] = set()
@@ -79,9 +79,9 @@ def modules_used(module: str) -> tuple[str, ...]:
         for node in ast.walk(ast.parse(_source(current))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_PACKAGE + "."):
                 queue.append(node.module.removeprefix(_PACKAGE + "."))
-    return tuple(sorted(seen - {"settings", "results"}))
+    return tuple(sorted(seen))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _source(module: str) -> str:
     return (_FOLDER / f"{module}.py").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Settings of the row scorers, as they stand in ``task.yaml``; imports pydantic and nothing else.
+"""Settings of the row scorers, as they stand in ``task.yaml``; pydantic only.
 
 A task names one or more scorers; each entry is told apart by its ``kind``::
 
@@ -13,16 +13,16 @@ Every model rejects unknown fields, so a typing error in a task is an error with
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from vlm_pipeline.settings.base import Settings
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Tolerance = Annotated[float, Field(ge=0.0)]
 
 
-class _ScorerSettings(BaseModel):
+class BaseScorerSettings(Settings):
     """What every scorer has: a name for its columns and the place of the gold answer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str | None = Field(None, description="Column prefix; the kind when absent.")
     reference_field: str | None = Field(
@@ -37,7 +37,7 @@ class _ScorerSettings(BaseModel):
         return self.name or self.kind  # type: ignore[attr-defined]
 
 
-class ScoreSettings(_ScorerSettings):
+class ScoreSettings(BaseScorerSettings):
     """A rating on a closed scale, for instance safety from 1 to 10."""
 
     kind: Literal["score"] = "score"
@@ -59,7 +59,7 @@ class ScoreSettings(_ScorerSettings):
         return self
 
 
-class NumberSettings(_ScorerSettings):
+class NumberSettings(BaseScorerSettings):
     """One final number, for instance of a worked solution."""
 
     kind: Literal["number"] = "number"
@@ -67,7 +67,7 @@ class NumberSettings(_ScorerSettings):
     absolute_tolerance: Tolerance = 1e-6
 
 
-class QuantitySettings(_ScorerSettings):
+class QuantitySettings(BaseScorerSettings):
     """Numbers with units; compared after conversion, years exact."""
 
     kind: Literal["quantity"] = "quantity"
@@ -82,7 +82,7 @@ class QuantitySettings(_ScorerSettings):
     threshold: Share | None = 0.85
 
 
-class KeywordSettings(_ScorerSettings):
+class KeywordSettings(BaseScorerSettings):
     """Words that an answer must hold; synonyms and inflected forms count."""
 
     kind: Literal["keywords"] = "keywords"
@@ -92,14 +92,14 @@ class KeywordSettings(_ScorerSettings):
     threshold: Share | None = 0.80
 
 
-class TextSettings(_ScorerSettings):
+class TextSettings(BaseScorerSettings):
     """Free text against one gold text, or several acceptable ones."""
 
     kind: Literal["text"] = "text"
     primary: Literal["exact", "normalised", "token_f1"] = "normalised"
 
 
-class ChoiceSettings(_ScorerSettings):
+class ChoiceSettings(BaseScorerSettings):
     """One of several options, by letter or by text."""
 
     kind: Literal["choice"] = "choice"
@@ -109,14 +109,14 @@ class ChoiceSettings(_ScorerSettings):
     choices_field: str = Field("choices", description="Metadata key with a row's own options.")
 
 
-class RelaxedSettings(_ScorerSettings):
+class RelaxedSettings(BaseScorerSettings):
     """The published ChartQA rule, to compare with published figures."""
 
     kind: Literal["relaxed"] = "relaxed"
     tolerance: Tolerance = 0.05
 
 
-class ToolCallSettings(_ScorerSettings):
+class ToolCallSettings(BaseScorerSettings):
     """Tool calls; several calls count in any order; a row without gold call wants none."""
 
     kind: Literal["tool_calls"] = "tool_calls"
@@ -127,10 +127,8 @@ class ToolCallSettings(_ScorerSettings):
     ignore_case: bool = Field(True, description="String arguments differ only in case, spaces: equal.")
 
 
-class RewardSettings(BaseModel):
+class RewardSettings(Settings):
     """Points of a sectioned answer. A format mismatch ends the sum: nothing else can be read then."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_match: float = 1.0
     format_mismatch: float = -10.0
@@ -144,7 +142,7 @@ class RewardSettings(BaseModel):
     missed_refusal: float = -8.0
 
 
-class SectionSettings(_ScorerSettings):
+class SectionsSettings(BaseScorerSettings):
     """Answers in marked sections (thoughts, proof, final answer)."""
 
     kind: Literal["sections"] = "sections"
@@ -159,7 +157,7 @@ class SectionSettings(_ScorerSettings):
     reward: RewardSettings = RewardSettings()
 
     @model_validator(mode="after")
-    def _roles_are_sections(self) -> "SectionSettings":
+    def _roles_are_sections(self) -> "SectionsSettings":
         for role in (self.proof, self.final):
             if role is not None and role not in self.names:
                 raise ValueError(f"section {role!r} is not among names {self.names}")
@@ -175,15 +173,13 @@ ScorerSettings = Annotated[
     | ChoiceSettings
     | RelaxedSettings
     | ToolCallSettings
-    | SectionSettings,
+    | SectionsSettings,
     Field(discriminator="kind"),
 ]
 
 
-class Band(BaseModel):
+class Band(Settings):
     """Two bars of a figure. ``direction`` says on which side of them good lies."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     good: float
     excellent: float
