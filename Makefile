@@ -1,0 +1,49 @@
+# Every target does its own set-up: virtual environment, pinned dependencies, Dagster home.
+PYTHON ?= python3
+TASK ?= manual_qa
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export DAGSTER_HOME ?= $(CURDIR)/.vlm_pipeline/dagster_home
+export DEEPEVAL_TELEMETRY_OPT_OUT := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: setup loop test ui bench base-model data check clean
+
+setup: $(READY) $(DAGSTER_HOME)/dagster.yaml
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it with PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,anthropic,dg]'
+	@touch $@
+
+# A user's own Dagster home keeps its own dagster.yaml; ours is linked where there is none.
+$(DAGSTER_HOME)/dagster.yaml:
+	@mkdir -p $(DAGSTER_HOME)
+	@ln -sf $(CURDIR)/dagster.yaml $@
+	@test -e .env || echo "DAGSTER_HOME=$(DAGSTER_HOME)" > .env
+
+loop: setup  ## the whole chain of TASK: rows, training, evaluation, report
+	@$(BIN)/python -m vlm_pipeline loop $(TASK)
+
+ui: setup  ## Dagster UI with daemon
+	$(BIN)/dg dev
+
+test: setup
+	$(BIN)/ruff check vlm_pipeline vlm_pipeline_tests benchmarks
+	$(BIN)/ruff format --check vlm_pipeline vlm_pipeline_tests benchmarks
+	$(BIN)/python -m pytest -p no:deepeval $(PYTEST_ARGS)
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+base-model: setup  ## rebuild data/base_model from its recipe
+	$(BIN)/python -m vlm_pipeline.bundled.base_model
+
+data: setup  ## rebuild the bundled tasks' rows and pictures from their seeds
+	$(BIN)/python -m vlm_pipeline.bundled.make_data
+
+clean:
+	rm -rf .vlm_pipeline

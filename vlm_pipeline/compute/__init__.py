@@ -1,0 +1,1 @@
+"""Where a payload runs. The payload's side is `payload`, the launcher's side is `launch`."""

@@ -1,0 +1,37 @@
+"""The code location: every task folder becomes a group of assets. Imports no torch."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import dagster as dg
+
+from vlm_pipeline.orchestration.assets import task_assets, unusable_task
+from vlm_pipeline.orchestration.executor import loop_executor
+from vlm_pipeline.orchestration.jobs import retrain_and_eval
+from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
+from vlm_pipeline.task import Task, load_tasks
+
+
+def build_defs(
+    resource_overrides: dict[str, Any] | None = None, tasks: list[Task] | None = None
+) -> dg.Definitions:
+    """Definitions of all tasks; tests build the same ones with other resources or tasks."""
+    problems: list[str] = []
+    if tasks is None:
+        tasks, problems = load_tasks()
+    for problem in problems:
+        logging.getLogger("vlm_pipeline").warning("task left out: %s", problem)
+    per_task = [task_assets(task) for task in tasks]
+    return dg.Definitions(
+        assets=[asset for found in per_task for asset in found.assets]
+        + [unusable_task(problem) for problem in problems],
+        asset_checks=[check for found in per_task for check in found.checks],
+        jobs=[retrain_and_eval(task, found.assets) for task, found in zip(tasks, per_task, strict=True)],
+        resources={"loop": LoopOptions(), "payloads": PayloadClient(), **(resource_overrides or {})},
+        executor=loop_executor,
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,82 @@
+"""Steps in one process; before the first one, runs that died are closed and their pool slots freed.
+
+Heavy work happens in payload processes, so a process per step would only pay the imports again (22 trivial steps:
+6 s in one process, 61 s in many). After SIGKILL of a run its pool slots stay taken until the daemon notices, and
+without a daemon for ever; every run therefore signs with its process, and the next run closes what is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import dagster as dg
+import psutil
+from dagster._core.definitions.executor_definition import IN_PROC_CONFIG, _core_in_process_executor_creation
+from dagster._core.events import DagsterEvent
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.executor.in_process import InProcessExecutor
+
+from vlm_pipeline.compute.payload import STARTER_VARIABLE, die_with_parent
+
+PROCESS_TAG = "vlm_pipeline/process"
+OPEN = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def process_signature(pid: int | None = None) -> str:
+    """`host:pid:start` names one process for ever, also after its number is used again."""
+    process = psutil.Process(pid or os.getpid())
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+
+
+def is_dead(signature: str) -> bool:
+    """True only for a process of this host that is gone; another host's runs are not ours to judge."""
+    host, pid, _ = signature.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return process_signature(int(pid)) != signature
+    except psutil.NoSuchProcess:
+        return True
+
+
+def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs whose process is gone as failed and free their pool slots; returns their ids."""
+    closed = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=OPEN)):
+        if PROCESS_TAG in run.tags and is_dead(run.tags[PROCESS_TAG]):
+            instance.report_run_failed(run, "The process of this run is gone (killed or out of memory).")
+            closed.append(run.run_id)
+    storage = instance.event_log_storage
+    if storage.supports_global_concurrency_limits:
+        for run_id in storage.get_concurrency_run_ids():
+            run = instance.get_run_by_id(run_id)
+            if run is None or run.is_finished:
+                storage.free_concurrency_slots_for_run(run_id)
+    return closed
+
+
+class LoopExecutor(InProcessExecutor):
+    """In-process execution that first tidies up after killed runs."""
+
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[DagsterEvent]:
+        if STARTER_VARIABLE in os.environ:  # started by `make loop`: end with it, so that nothing is orphaned
+            die_with_parent()
+        close_dead_runs(plan_context.instance)
+        plan_context.instance.add_run_tags(plan_context.run_id, {PROCESS_TAG: process_signature()})
+        yield from super().execute(plan_context, execution_plan)
+
+
+@dg.executor(name="loop", config_schema=IN_PROC_CONFIG)
+def loop_executor(init_context: dg.InitExecutorContext) -> LoopExecutor:
+    """All steps of a run in its own process; what is heavy runs in payload processes."""
+    plain = _core_in_process_executor_creation(init_context.executor_config)
+    return LoopExecutor(
+        retries=plain.retries,
+        marker_to_close=plain.marker_to_close,
+        step_dependency_config=plain.step_dependency_config,
+    )

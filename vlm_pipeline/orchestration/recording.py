@@ -1,0 +1,108 @@
+"""Turn artifacts into Dagster events: metadata of the right type, data versions, one event per section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    get_input_data_version_tag,
+)
+
+# Dagster 1.13 gives all partitions of one run the same data version. Sections need one each, so they are recorded
+# by hand and the automatic events are switched off by the marker that Dagster uses for self-recording assets.
+# Delete when MaterializeResult can carry a data version per partition.
+from dagster._core.execution.plan.execute_step import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+from vlm_pipeline.manifest import Artifact
+
+
+def to_metadata(values: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    """Plain JSON values to typed metadata.
+
+    A dict with one of the keys `md`, `path`, `url`, `table` (list of records) or `columns` (name -> type) says
+    what it is; other dicts and lists become JSON.
+    """
+    return {name: _typed(value) for name, value in values.items() if value is not None}
+
+
+def _typed(value: Any) -> dg.MetadataValue:
+    if isinstance(value, bool):
+        return dg.MetadataValue.bool(value)
+    if isinstance(value, int):
+        return dg.MetadataValue.int(value)
+    if isinstance(value, float):
+        return dg.MetadataValue.float(value)
+    if isinstance(value, str):
+        return dg.MetadataValue.text(value)
+    if isinstance(value, dict) and len(value) == 1:
+        kind, content = next(iter(value.items()))
+        if kind == "md":
+            return dg.MetadataValue.md(content)
+        if kind == "path":
+            return dg.MetadataValue.path(content)
+        if kind == "url":
+            return dg.MetadataValue.url(content)
+        if kind == "table":
+            return dg.MetadataValue.md(markdown_table(content))
+        if kind == "columns":
+            return dg.MetadataValue.table_schema(
+                dg.TableSchema(columns=[dg.TableColumn(name, type_) for name, type_ in content.items()])
+            )
+    return dg.MetadataValue.json(value)
+
+
+def markdown_table(records: list[dict[str, Any]]) -> str:
+    if not records:
+        return "*(empty)*"
+    columns = list(records[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(_cell(record.get(column)) for column in columns) + " |" for record in records]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def describe(artifact: Artifact) -> dict[str, Any]:
+    """What was reused or recomputed, and why; numbers so that they plot over time."""
+    return {
+        **artifact.metadata,
+        "reused": artifact.reused,
+        "why": artifact.reason,
+        "seconds": 0.0 if artifact.reused else round(artifact.seconds, 3),
+        "seconds_saved": round(artifact.seconds, 3) if artifact.reused else 0.0,
+    }
+
+
+def record(artifact: Artifact) -> dg.MaterializeResult:
+    """The result of an unpartitioned asset."""
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.data_version), metadata=to_metadata(describe(artifact))
+    )
+
+
+def record_sections(
+    context: dg.AssetExecutionContext,
+    artifacts: Mapping[str, Artifact],
+    inputs: Mapping[str, Mapping[dg.AssetKey, str]] | None = None,
+) -> dg.MaterializeResult:
+    """One materialization event per section, each with its own data version.
+
+    `inputs` gives per section the data version of each upstream partition that was read, for staleness.
+    """
+    for section, artifact in artifacts.items():
+        tags = {DATA_VERSION_TAG: artifact.data_version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+        for key, version in (inputs or {}).get(section, {}).items():
+            tags[get_input_data_version_tag(key)] = version
+        context.log_event(
+            dg.AssetMaterialization(
+                context.asset_key, partition=section, metadata=to_metadata(describe(artifact)), tags=tags
+            )
+        )
+    return dg.MaterializeResult(metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})

@@ -1,0 +1,60 @@
+"""Resources: what a run may choose, and how payloads are started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError
+
+from vlm_pipeline.compute.launch import device_lock_path, payload_command, payload_environment, write_request
+from vlm_pipeline.store import TaskStore, content_hash, read_json
+from vlm_pipeline.task import Task
+
+
+class LoopOptions(dg.ConfigurableResource):
+    """Choices of one run. Example run config: `{resources: {loop: {config: {predictors: [base, tuned]}}}}`."""
+
+    predictors: list[str] = []  # only these are predicted and compared; empty: all of the task
+    skip: list[str] = []  # stages left out: "openai_finetune", "probes", "judge"
+    max_examples: int = (
+        0  # above 0: a dev run with this many rows per section and split, in a store folder of its own
+    )
+
+    def task(self, task: Task) -> Task:
+        """The task with this run's limit on rows."""
+        return task.model_copy(update={"max_examples": self.max_examples}) if self.max_examples else task
+
+    def store(self, task: Task) -> TaskStore:
+        """A dev run never touches the artifacts of a full one."""
+        limit = self.max_examples or task.max_examples
+        return TaskStore(f"{task.name}.dev{limit}" if limit else task.name)
+
+    def picked(self, name: str) -> bool:
+        return not self.predictors or name in self.predictors
+
+
+class PayloadClient(dg.ConfigurableResource):
+    """Runs a payload (training, prediction) outside the run's process and streams its log into the step."""
+
+    def run(
+        self, context: dg.AssetExecutionContext, store: TaskStore, module: str, request: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Start `python -m <module> <request file>`, wait, return the metadata it reported.
+
+        Raises dagster Failure when it ended badly; the payload's own message stands in the step's log.
+        """
+        kind = module.rsplit(".", 1)[-1]
+        result = store.path("requests", f"{kind}-{content_hash(request)}.result.json")
+        result.unlink(missing_ok=True)
+        request = {**request, "device_lock": str(device_lock_path(store)), "result": str(result)}
+        path = write_request(store, kind, request)
+        client = dg.PipesSubprocessClient(env=payload_environment())
+        try:
+            client.run(context=context, command=payload_command(module, path))
+        except DagsterPipesExecutionError as error:
+            raise dg.Failure(
+                f"{module} failed ({error}). Its message is the last one in this step's stderr; to run it by hand: "
+                f"{' '.join(payload_command(module, path))}"
+            ) from error
+        return read_json(result)["metadata"]

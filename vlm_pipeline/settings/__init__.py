@@ -1,0 +1,1 @@
+"""Typed settings, one module per concern; pydantic only, so that loading a task costs nothing."""

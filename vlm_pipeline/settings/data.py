@@ -1,0 +1,87 @@
+"""Where a task's rows come from, how they are cut into sections and splits, and how they are put to a model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vlm_pipeline.settings.base import Settings
+
+SPLITS = ("train", "val", "test", "final")
+FORMATS = ("conversations_role", "sharegpt", "openai", "safety_score", "alpaca")
+FormatName = Literal["conversations_role", "sharegpt", "openai", "safety_score", "alpaca"]
+
+
+class SourceSettings(Settings):
+    """Rows: a file, a folder of files (relative to the task folder) or a Hugging Face dataset id."""
+
+    path: str = "raw"
+    images: str | None = None  # folder that image paths are relative to; default: the task folder
+    format: FormatName | None = None  # None: detected from the first rows, and shown
+    max_image_pixels: int = Field(50_000_000, gt=0)
+    max_image_bytes: int = Field(50_000_000, gt=0)
+
+
+class SplitSettings(Settings):
+    """Shares of the four splits, drawn by a hash of the group so that a row never changes sides."""
+
+    train: float = Field(0.8, ge=0)
+    val: float = Field(0.1, ge=0)
+    test: float = Field(0.1, ge=0)
+    final: float = Field(0.0, ge=0)
+    group_key: str | None = None  # metadata key; None: image bytes, else metadata.group, else the row id
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sum_is_one(self) -> SplitSettings:
+        total = self.train + self.val + self.test + self.final
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test + final must be 1, they are {total:g}")
+        return self
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in SPLITS}
+
+
+class Shot(Settings):
+    """A worked example put before every question."""
+
+    question: str
+    answer: str
+    image: str | None = None
+
+
+class PromptSettings(Settings):
+    """What every compared model is told besides the row itself; the same for training and evaluation."""
+
+    system: str | None = None  # None: the row's own system turn, if any
+    instruction: str | None = None  # appended to the last user turn
+    few_shot: list[Shot] = []
+    supervise: Literal["all", "last"] = "all"  # which assistant turns carry labels
+    max_tokens: int = Field(4096, gt=0)  # a longer row is a finding, never cut
+
+
+class ImageSettings(Settings):
+    """Pixel budget of the image processor; None keeps the processor's own."""
+
+    min_pixels: int | None = Field(None, gt=0)
+    max_pixels: int | None = Field(None, gt=0)
+
+
+class SectionSettings(Settings):
+    """The content types that get weak and are regenerated one by one."""
+
+    names: list[str] = Field(min_length=1)
+    key: str = "section"  # metadata key
+
+    @field_validator("names")
+    @classmethod
+    def _valid(cls, names: list[str]) -> list[str]:
+        bad = [name for name in names if not name.replace("_", "").replace("-", "").isalnum()]
+        if bad:
+            raise ValueError(f"section names become file names: use letters, digits, - and _, not {bad}")
+        if len(set(names)) != len(names):
+            raise ValueError("a section is named twice")
+        return names

@@ -1,0 +1,116 @@
+"""Who answers, with which generation settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from vlm_pipeline.settings.base import Settings
+
+GENERATION_PRESETS: dict[str, dict[str, Any]] = {
+    "varied": {
+        "max_new_tokens": 150, "min_new_tokens": 20, "do_sample": True, "temperature": 0.7, "top_p": 0.9,
+        "top_k": 50, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3,
+    },
+}  # fmt: skip
+
+
+class GenerationSettings(Settings):
+    """Greedy by default: measurement must be repeatable."""
+
+    preset: Literal["varied"] | None = None
+    max_new_tokens: int = Field(128, gt=0)
+    min_new_tokens: int = Field(0, ge=0)
+    do_sample: bool = False
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    repetition_penalty: float = Field(1.0, gt=0)
+    no_repeat_ngram_size: int = Field(0, ge=0)
+    stop: list[str] = []
+    samples: int = Field(1, gt=0)
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("preset") in GENERATION_PRESETS:
+            return {**GENERATION_PRESETS[values["preset"]], **values}
+        return values
+
+
+class PredictorBase(Settings):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    generation: GenerationSettings | None = None  # None: the task's
+    label: str | None = None  # how the report calls it
+
+
+class TransformersPredictor(PredictorBase):
+    """The task's base model on this machine, bare or with an adapter of the store."""
+
+    kind: Literal["transformers"]
+    adapter: str | None = (
+        None  # None: the bare base; "trained": what this task's adapter asset holds; or an id
+    )
+    batch_size: int = Field(32, gt=0)
+    constrained: str | None = None  # regular expression that every answer must match
+
+
+class OpenAIPredictor(PredictorBase):
+    kind: Literal["openai"]
+    model: str
+    api: Literal["chat", "responses"] = "chat"
+    batch: bool = False
+    concurrency: int = Field(8, gt=0)
+    timeout_s: float = Field(60, gt=0)
+
+
+class OpenAIFineTunedPredictor(PredictorBase):
+    """Waits on the fine-tune asset of the task."""
+
+    kind: Literal["openai_finetuned"]
+    model: str  # the model to fine-tune
+    n_epochs: int | None = Field(None, gt=0)
+    batch_size: int | None = Field(None, gt=0)
+    learning_rate_multiplier: float | None = Field(None, gt=0)
+    wait: bool = False  # True: one run waits for the job
+    concurrency: int = Field(8, gt=0)
+    timeout_s: float = Field(60, gt=0)
+
+
+class AzureOpenAIPredictor(PredictorBase):
+    kind: Literal["azure_openai"]
+    deployment: str
+    api_version: str = "2025-04-01-preview"
+    concurrency: int = Field(8, gt=0)
+    timeout_s: float = Field(60, gt=0)
+
+
+class OpenAICompatiblePredictor(PredictorBase):
+    """vLLM, SGLang, Ollama, `transformers serve`: any server with the chat completions route."""
+
+    kind: Literal["openai_compatible"]
+    model: str
+    base_url: str
+    api_key_env: str | None = None  # name of the environment variable that holds the key
+    concurrency: int = Field(8, gt=0)
+    timeout_s: float = Field(120, gt=0)
+
+
+class AnthropicPredictor(PredictorBase):
+    kind: Literal["anthropic"]
+    model: str
+    concurrency: int = Field(4, gt=0)
+    timeout_s: float = Field(60, gt=0)
+
+
+PredictorSettings = Annotated[
+    TransformersPredictor
+    | OpenAIPredictor
+    | OpenAIFineTunedPredictor
+    | AzureOpenAIPredictor
+    | OpenAICompatiblePredictor
+    | AnthropicPredictor,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,72 @@
+"""LoRA, training and quantization settings, with the two presets that ship by name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vlm_pipeline.settings.base import Settings
+
+LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class LoraSettings(Settings):
+    """Adapter shape. Hu et al. 2021, arXiv:2106.09685."""
+
+    r: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] = LANGUAGE_LINEARS  # in the language model only, unless `vision`
+    vision: bool = False  # also adapt the vision tower
+
+
+class TrainingSettings(Settings):
+    epochs: float = Field(3, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    batch_size: int = Field(4, gt=0)  # rows per forward pass
+    accumulation: int = Field(4, gt=0)  # forward passes per optimizer step
+    learning_rate: float = Field(2e-4, gt=0)
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0)  # below 1: share of all steps, else steps
+    clip: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    gradient_checkpointing: bool = False
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else float32
+    packing: Literal["shared", "none"] = "shared"  # questions of one image in one sequence
+    token_budget: int = Field(4096, gt=0)  # tokens in one packed sequence
+    eval_steps: int = Field(100, gt=0)
+    save_steps: int = Field(100, gt=0)
+    log_steps: int = Field(10, gt=0)
+    keep_checkpoints: int = Field(2, gt=0)
+    gate_rows: int = Field(32, ge=0)  # val rows generated at each evaluation; 0 switches the gate off
+    gate_patience: int = Field(5, gt=0)  # evaluations without a better task score before stopping
+    seed: int = 0
+    workers: int = Field(2, ge=0)
+    from_adapter: str | None = None  # continue from this adapter id (or "promoted")
+
+
+class QuantizationSettings(Settings):
+    """QLoRA: the frozen base in 4 bits. Dettmers et al. 2023, arXiv:2305.14314."""
+
+    mode: Literal["none", "nf4", "int8"] = "none"
+    double: bool = True
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "service_manual": {
+        "lora": {"r": 64, "alpha": 128, "dropout": 0.05},
+        "training": {
+            "epochs": 3, "batch_size": 4, "accumulation": 4, "learning_rate": 2e-4, "scheduler": "cosine",
+            "warmup": 0.03, "clip": 1.0, "eval_steps": 100, "save_steps": 100, "log_steps": 10,
+        },
+        "quantization": {"mode": "nf4", "double": True, "compute_dtype": "bfloat16"},
+    },
+    "small_set": {
+        "lora": {},
+        "training": {"epochs": 5, "batch_size": 2, "accumulation": 1, "learning_rate": 2e-5, "warmup": 50},
+        "quantization": {},
+    },
+}  # fmt: skip

@@ -1,0 +1,141 @@
+"""Where artifacts live, and the only ways to write them: whole or not at all.
+
+Every writer here writes a temporary sibling, flushes it to disk and renames it over the target, so a reader
+(or a run after SIGKILL) sees the old file or the new file, never half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+DEFAULT_STORE = ".vlm_pipeline/store"
+
+
+def store_root() -> Path:
+    """The folder named by VLM_PIPELINE_STORE, or `.vlm_pipeline/store` under the working folder."""
+    return Path(os.environ.get("VLM_PIPELINE_STORE") or DEFAULT_STORE).expanduser().absolute()
+
+
+class TaskStore:
+    """Paths of one task's artifacts: `<store>/<task>/…`, plus the cache shared by all tasks."""
+
+    def __init__(self, task_name: str, root: Path | str | None = None) -> None:
+        self.root = Path(root) if root is not None else store_root()
+        self.task_name = task_name
+        self.base = self.root / task_name
+
+    def path(self, *parts: str) -> Path:
+        """Path below the task's folder; parts that leave the folder are refused with ValueError."""
+        target = self.base.joinpath(*parts)
+        if not Path(os.path.normpath(target)).is_relative_to(os.path.normpath(self.base)):
+            raise ValueError(f"{'/'.join(parts)!r} leaves the store folder {self.base}")
+        return target
+
+    def section(self, kind: str, section: str) -> Path:
+        """Parquet file of one section, for example `raw/torque.parquet`."""
+        return self.path(kind, f"{section}.parquet")
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+
+@contextmanager
+def atomic_path(target: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success fsync it and rename it over `target`.
+
+    The temporary file is removed on any error. Raises OSError with the target's name (disk full, read-only).
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+        _fsync_folder(target.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"could not write {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(target: Path | str, data: bytes) -> None:
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(target: Path | str, text: str) -> None:
+    write_bytes(target, text.encode("utf-8"))
+
+
+def write_json(target: Path | str, value: Any) -> None:
+    """Write sorted, indented, strict JSON; NaN and infinities become null (JSON has none)."""
+    write_text(
+        target, json.dumps(_finite(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    )
+
+
+def read_json(source: Path | str, default: Any = ...) -> Any:
+    """Read a JSON file; with `default` a missing file gives that, a broken one raises ValueError with its path."""
+    source = Path(source)
+    if default is not ... and not source.exists():
+        return default
+    try:
+        return json.loads(source.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{source} is not JSON (line {error.lineno}: {error.msg}); delete it to rebuild it"
+        ) from error
+
+
+def write_table(target: Path | str, table: Any) -> None:
+    """Write a pyarrow Table (or RecordBatch list is not accepted) as Parquet, atomically."""
+    import pyarrow.parquet as pq
+
+    with atomic_path(target) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def content_hash(value: Any, length: int = 16) -> str:
+    """Hex SHA-256 prefix of the canonical JSON of `value` (dict order and file times do not matter)."""
+    canonical = json.dumps(
+        _finite(value), sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+def file_hash(path: Path | str, length: int = 16) -> str:
+    """Hex SHA-256 prefix of a file's bytes, read in blocks."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:length]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
