@@ -1,0 +1,60 @@
+"""Length-preserving clean-up of characters, and the bound on how much of a response is read.
+
+Everything here keeps one character one character, so that spans found in the result are spans of the original.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+
+# A response longer than this is read at both ends only: answers stand at an end, and time stays bounded.
+HEAD_CHARACTERS = 8_000
+TAIL_CHARACTERS = 16_000
+
+NBSP = "\u00a0"
+
+
+def _table() -> dict[int, str]:
+    table = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width forms
+    table |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")
+    table |= dict.fromkeys(map(ord, "\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f"), NBSP)
+    table |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u00b4\u2032"), "'")
+    table |= dict.fromkeys(map(ord, "\u201c\u201d\u201e\u2033"), '"')
+    table |= {0x00B5: "\u03bc", 0x2126: "\u03a9", 0x02DA: "°", 0x00BA: "°", 0x2219: "·", 0x22C5: "·"}
+    for code in range(0x660, 0x20000):
+        char = chr(code)
+        if unicodedata.category(char) == "Nd" and code not in table:
+            table[code] = str(unicodedata.decimal(char))
+    return table
+
+
+_FOLD = _table()
+
+
+def fold(text: str) -> str:
+    """The same text with typographic variants of signs, spaces, quotes and digits made plain; same length."""
+    return text if text.isascii() else text.translate(_FOLD)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The part of a response that is read: all of it, or head and tail of an over-long one."""
+
+    text: str
+    joint: int  # where the tail begins in ``text``; len(text) when nothing was left out
+    skipped: int  # characters left out between head and tail
+
+    def original(self, start: int, end: int) -> tuple[int, int]:
+        """A span of ``text`` as a span of the original response."""
+        return (
+            start + (self.skipped if start >= self.joint else 0),
+            end + (self.skipped if end > self.joint else 0),
+        )
+
+
+def read(response: str) -> Reading:
+    """Fold a response, and leave out the middle of one beyond HEAD_CHARACTERS + TAIL_CHARACTERS."""
+    skipped = len(response) - HEAD_CHARACTERS - TAIL_CHARACTERS
+    if skipped <= 0:
+        return Reading(fold(response), len(response), 0)
+    text = fold(response[: HEAD_CHARACTERS - 1] + "\n" + response[-TAIL_CHARACTERS:])
+    return Reading(text, HEAD_CHARACTERS, skipped)

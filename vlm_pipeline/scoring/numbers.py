@@ -1,0 +1,333 @@
+r"""Numbers as people and models write them: one scanner that all scorers share.
+
+Read: ``42``, ``-5``, ``1,234.5``, ``1{,}234``, ``1.234,56``, ``1,4`` (decimal comma), ``.5``, ``1.2e-3``, ``3 x 10^5``,
+``2^10``, ``3/4``, ``3 1/2``, ``\frac{3}{4}``, ``½``, ``$5``, ``50%``, ``1.5 million``, ``5k``.
+
+Each number says what role its surroundings give it, so that a caller can leave out what is no quantity:
+``date``, ``time`` (also ratios such as 3:1), ``version``, ``ordinal`` (3rd), ``list`` (a line's numbering),
+``label`` (Step 3, Figure 2, #7).
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+from vlm_pipeline.scoring.folding import NBSP
+
+VULGAR = {
+    "½": 1 / 2, "⅓": 1 / 3, "⅔": 2 / 3, "¼": 1 / 4, "¾": 3 / 4, "⅕": 1 / 5, "⅖": 2 / 5, "⅗": 3 / 5, "⅘": 4 / 5,
+    "⅙": 1 / 6, "⅚": 5 / 6, "⅐": 1 / 7, "⅛": 1 / 8, "⅜": 3 / 8, "⅝": 5 / 8, "⅞": 7 / 8, "⅑": 1 / 9, "⅒": 1 / 10,
+}  # fmt: skip
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_MAGNITUDES = {
+    "hundred": 1e2, "thousand": 1e3, "million": 1e6, "mio": 1e6, "mn": 1e6, "billion": 1e9, "bn": 1e9,
+    "trillion": 1e12, "tn": 1e12, "lakh": 1e5, "crore": 1e7, "k": 1e3, "M": 1e6, "B": 1e9,
+}  # fmt: skip
+CURRENCY = "$€£¥₹₽₩"
+_MAX_EXPONENT = 400
+
+# Every repeat is bounded or over one character class, and alternatives start differently: linear time.
+_TOKEN = re.compile(
+    rf"""
+    (?<![A-Za-z0-9_])
+    (?:
+      (?P<date>\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}(?![\d/]) | \d{{1,2}}/\d{{1,2}}/(?:\d{{4}}|\d{{2}})(?![\d/])
+        | \d{{1,2}}[-.]\d{{1,2}}[-.]\d{{4}}(?!\d))
+    | (?P<time>\d{{1,4}}:\d{{1,4}}(?::\d{{1,4}})?(?!\d))
+    | \\[dtc]?frac\s?(?:\{{\s?(?P<top>-?\s?\d{{1,15}}(?:\.\d{{1,15}})?)\s?\}}\s?\{{\s?(?P<bottom>\d{{1,15}}(?:\.\d{{1,15}})?)\s?\}}
+        | \s?(?P<top1>\d)\s?(?P<bottom1>\d))
+    | (?P<vulgar>[{"".join(VULGAR)}])
+    | (?P<number>
+        (?P<spaced>(?<!\d\ )(?:\d{{1,3}}\ \d{{3}}|\d{{1,2}}(?:\ \d{{3}}){{2,5}})(?!\ ?\d)(?:\.\d+)?)
+      | (?P<grouped>\d{{1,3}}(?:(?:,|\{{,\}}|\\,|,\\!|\\!,|,{NBSP}|{NBSP}|')\d{{3}})+(?!\d)(?:\.\d+)?)
+      | (?P<european>\d{{1,3}}(?:\.\d{{3}})+,\d+(?![\d.]))
+      | (?P<dotted>\d+(?:\.\d+){{2,}})
+      | (?P<comma>\d+,\d+(?!,?\d))
+      | (?P<plain>\d+(?:\.\d+)?)
+      | (?P<bare>\.\d+)
+      )
+    )
+    """,
+    re.VERBOSE,
+)
+_EXPONENT = re.compile(r"[eE][+-]?\d{1,4}(?![\w.])")
+_POWER_OF_TEN = re.compile(
+    r"\s?(?:×|x|X|\*|·|\\times|\\cdot)\s?10\s?(?:(?:\^|\*\*)\s?\{?\s?(?P<caret>[+-]?\d{1,4})\s?\}?|(?P<sup>[⁻⁺]?[⁰¹²³⁴-⁹]{1,4}))"
+)
+_POWER = re.compile(r"(?:\^\s?\{?\s?(?P<caret>[+-]?\d{1,4})\s?\}?|\*\*(?P<star>[+-]?\d{1,4})|(?P<sup>[⁻⁺]?[⁰¹²³⁴-⁹]{1,4}))")
+_SLASH = re.compile(r"\s?/\s?(\d{1,15})(?![\d./,:]\d|\d)")
+_MIXED = re.compile(r"(?:\s|-)?(\d{1,4})/(\d{1,4})(?![\d/])")
+_MIXED_FRAC = re.compile(r"\s?\\[dtc]?frac\s?(?:\{\s?(\d{1,9})\s?\}\s?\{\s?(\d{1,9})\s?\}|(\d)\s?(\d))")
+_PERCENT = re.compile(r"\s?(?:\\?%|percent\b|per cent\b|pct\b)", re.IGNORECASE)
+_MAGNITUDE = re.compile(r"(?:\s|-)?(hundred|thousand|million|billion|trillion|lakh|crore|mio|mn|bn|tn)s?\b\.?", re.IGNORECASE)
+_SHORT_MAGNITUDE = re.compile(r"(k|M|B)(?![\w/·^-])")
+_ORDINAL = re.compile(r"(?:\^\{?)?(?:\\text\{)?(?:st|nd|rd|th)\b")
+_LIST = re.compile(r"[ \t]*(?:[-*•>#|]{1,6}[ \t]*)?(?:\*\*|__)?\(?$")
+_LIST_END = re.compile(r"(?:\.|\)|\.\)|:)(?:\*\*|__)?[ \t]+\S")
+_LABEL = re.compile(
+    r"(?:\b(?:steps?|parts?|cases?|questions?|problems?|examples?|equations?|eqs?|figures?|figs?|tables?|chapters?|"
+    r"sections?|pages?|methods?|options?|choices?|items?|exercises?|theorems?|lemmas?|rules?|notes?|refs?|lines?|"
+    r"nos?|phases?|versions?|rows?|columns?|image|sources?|slides?|levels? of|statements?|points?)\.?\s{0,2}(?:\*\*|#|\()?|#)$",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"[A-Za-z]{2}-$")  # COVID-19, Type-2
+_SIGN = re.compile(rf"-\s?[{CURRENCY}]?\s?(?:\\\$)?$|[{CURRENCY}]\s?-$")
+_NEGATIVE_WORD = re.compile(r"\b(minus|negative)\s{1,2}[%s]?$" % CURRENCY, re.IGNORECASE)
+_CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One number of a text: its value, its place (sign, percent sign and magnitude word included) and its role."""
+
+    value: float
+    start: int
+    end: int
+    role: str = "number"  # number, date, time, version, ordinal, list, label
+    percent: bool = False
+    fraction: bool = False
+    currency: bool = False
+    decimals: int = 0  # digits written behind the decimal point
+    core: tuple[int, int] = (0, 0)  # the digits alone
+
+    @property
+    def usable(self) -> bool:
+        return self.role == "number"
+
+
+def blank_calculations(text: str) -> str:
+    """Calculator notes of the GSM8K style (``<<3*4=12>>``) replaced by blanks of the same length."""
+    return _CALCULATOR.sub(lambda m: " " * len(m[0]), text) if "<<" in text else text
+
+
+def find_numbers(text: str, start: int = 0, end: int | None = None) -> list[Number]:
+    """All numbers of a folded text between two offsets, in order."""
+    found: list[Number] = []
+    position, limit = start, len(text) if end is None else end
+    while match := _TOKEN.search(text, position, limit):
+        number = _read(text, match, limit, found[-1].end if found else start)
+        if number is not None:
+            found.append(number)
+            position = max(number.end, match.start() + 1)
+        else:
+            position = match.end()
+    return found
+
+
+def _read(text: str, match: re.Match[str], limit: int, floor: int) -> Number | None:
+    start, end = match.span()
+    if match["date"] or match["time"]:
+        return Number(math.nan, start, end, "date" if match["date"] else "time", core=(start, end))
+    if match["dotted"] and not re.fullmatch(r"\d{1,3}(?:\.\d{3}){2,}", match["dotted"]):
+        return Number(math.nan, start, end, "version", core=(start, end))
+    fraction, decimals = False, 0
+    if match["top"] or match["top1"]:
+        top, bottom = (match["top"] or match["top1"]).replace(" ", ""), match["bottom"] or match["bottom1"]
+        if float(bottom) == 0:
+            return None
+        value, fraction = float(top) / float(bottom), True
+    elif match["vulgar"]:
+        value, fraction = VULGAR[match["vulgar"]], True
+    else:
+        value, end, decimals = _plain_value(text, match)
+        value, end, fraction = _continue(text, value, end, limit)
+    core = (start, end)
+    role = _role(text, start, end, limit)
+    percent, end = _percent(text, end)
+    currency = _has_currency(text, start)
+    if not percent:
+        value, end = _magnitude(text, value, end, currency)
+    value, start = _signed(text, value, start, floor)
+    if not math.isfinite(value):
+        return None
+    return Number(value, start, end, role, percent, fraction, currency, decimals, core)
+
+
+def _plain_value(text: str, match: re.Match[str]) -> tuple[float, int, int]:
+    """Value, end and written decimals of the digits; exponents not yet read."""
+    raw, end = match["number"], match.end()
+    if match["spaced"] or match["grouped"]:
+        raw = re.sub(rf"[ ,{{}}\\!{NBSP}']", "", raw)
+    elif match["european"]:
+        raw = raw.replace(".", "").replace(",", ".")
+    elif match["dotted"]:
+        raw = raw.replace(".", "")
+    elif match["comma"]:
+        whole, part = raw.split(",")
+        before = text[match.start() - 1 : match.start()]
+        if before and before in "([{," or (len(part) == 3 and len(whole) <= 3 and whole != "0"):
+            raw, end = whole, match.start() + len(whole)  # a list such as (3,14), read one by one
+        else:
+            raw = f"{whole}.{part}"
+    try:
+        value = float(raw)
+    except ValueError:  # digits float() does not know
+        return math.nan, end, 0
+    return value, end, len(raw.partition(".")[2])
+
+
+def _continue(text: str, value: float, end: int, limit: int) -> tuple[float, int, bool]:
+    """Exponents, powers and fractions behind the digits."""
+    if found := _EXPONENT.match(text, end, limit):
+        return _power(10.0, int(found[0][1:]), value), found.end(), False
+    if found := _POWER_OF_TEN.match(text, end, limit):
+        return _power(10.0, _exponent(found), value), found.end(), False
+    if found := _POWER.match(text, end, limit):
+        return _power(value, _exponent(found)), found.end(), False
+    whole = value == int(value) if math.isfinite(value) else False
+    if whole and (found := _MIXED_FRAC.match(text, end, limit)):
+        top, bottom = (int(part) for part in found.groups() if part is not None)
+        return (value + top / bottom, found.end(), True) if bottom else (value, end, False)
+    if whole and end < limit and text[end] in VULGAR:
+        return value + VULGAR[text[end]], end + 1, True
+    if whole and end + 1 < limit and text[end] == " " and text[end + 1] in VULGAR:
+        return value + VULGAR[text[end + 1]], end + 2, True
+    if whole and (found := _MIXED.match(text, end, limit)) and 0 < int(found[1]) < int(found[2]) <= 64:
+        return value + int(found[1]) / int(found[2]), found.end(), True
+    if (found := _SLASH.match(text, end, limit)) and int(found[1]) != 0:
+        return value / int(found[1]), found.end(), True
+    return value, end, False
+
+
+def _exponent(match: re.Match[str]) -> int:
+    groups = match.groupdict()
+    written = groups.get("caret") or groups.get("star")
+    return int(written) if written else int(groups["sup"].translate(_SUPERSCRIPTS) or 0)
+
+
+def _power(base: float, exponent: int, factor: float = 1.0) -> float:
+    if abs(exponent) > _MAX_EXPONENT or base == 0 and exponent < 0:
+        return math.nan
+    try:
+        if base == 10.0 and "e" not in (digits := repr(factor)):
+            return float(f"{digits}e{exponent}")  # exact, where a product would round twice
+        return factor * base**exponent
+    except OverflowError:
+        return math.nan
+
+
+def _percent(text: str, end: int) -> tuple[bool, int]:
+    found = _PERCENT.match(text, end)
+    return (True, found.end()) if found else (False, end)
+
+
+def _magnitude(text: str, value: float, end: int, currency: bool) -> tuple[float, int]:
+    while found := _MAGNITUDE.match(text, end):
+        value, end = value * _MAGNITUDES[found[1].lower()], found.end() - (found[0].endswith("."))
+    found = _SHORT_MAGNITUDE.match(text, end)
+    if found and (currency or found[1] in "kM") and (found[1] != "M" or currency):
+        return value * _MAGNITUDES[found[1]], found.end()
+    return value, end
+
+
+def _has_currency(text: str, start: int) -> bool:
+    before = text[max(0, start - 3) : start].rstrip(" -\\")
+    return before[-1:] in CURRENCY and before != ""
+
+
+def _signed(text: str, value: float, start: int, floor: int) -> tuple[float, int]:
+    """A minus sign counts where no operand stands before it: "= -5" yes, "9 - 5", "9-5" and "A-5" no."""
+    window = text[max(0, floor, start - 4) : start]
+    found = _SIGN.search(window)
+    if found:
+        place = start - len(window) + found.start()
+        spaced = re.match(r"-\s", found[0]) is not None
+        before = text[max(0, place - 3) : place]
+        operand = before.rstrip()[-1:]
+        glued = before[-1:] == operand and operand != ""
+        is_operand = operand.isalnum() or operand in ")]}%°'\"" and operand != ""
+        if found[0][0] != "-":  # $-5
+            return -value, place
+        if not spaced and not (is_operand and (glued or operand.isdigit() or operand in ")]}%")):
+            return -value, place
+        return value, start
+    window = text[max(0, floor, start - 12) : start]
+    if (found := _NEGATIVE_WORD.search(window)) and not (
+        found[1].lower() == "minus" and text[max(0, floor - 1) : start - len(window) + found.start()].rstrip()[-1:].isdigit()
+    ):
+        return -value, start - len(window) + found.start()
+    return value, start
+
+
+def _role(text: str, start: int, end: int, limit: int) -> str:
+    if _ORDINAL.match(text, end, limit):
+        return "ordinal"
+    line_start = max(text.rfind("\n", max(0, start - 12), start) + 1, start - 12, 0)
+    if (
+        end - start <= 3
+        and (line_start == 0 or text[line_start - 1] == "\n")
+        and _LIST.fullmatch(text, line_start, start)
+        and _LIST_END.match(text, end, limit)
+    ):
+        return "list"
+    if _LABEL.search(text, max(0, start - 16), start) or _NAME.search(text, max(0, start - 3), start):
+        return "label"
+    return "number"
+
+
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_WORD_VALUES = {word: value for value, word in enumerate(_UNITS)} | {
+    word: 10 * (place + 2) for place, word in enumerate(_TENS)
+}
+_SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+_WORD = "|".join(sorted([*_WORD_VALUES, *_SCALES], key=len, reverse=True))
+_WORD_NUMBER = re.compile(
+    rf"\b(?:(minus|negative)\s)?((?:a\s(?=hundred|thousand|million))?(?:{_WORD})(?:(?:\s|-|\sand\s)(?:{_WORD}))*)\b"
+    r"(?:\sand\sa\s(half)\b|\spoint\s((?:zero|one|two|three|four|five|six|seven|eight|nine)"
+    r"(?:\s(?:zero|one|two|three|four|five|six|seven|eight|nine)){0,5})\b)?",
+    re.IGNORECASE,
+)
+
+
+def find_word_numbers(text: str, start: int = 0, end: int | None = None) -> list[Number]:
+    """Numbers written as words: "seven", "twenty-five", "two hundred and six", "four and a half", "six point five"."""
+    found = []
+    for match in _WORD_NUMBER.finditer(text, start, len(text) if end is None else end):
+        for value, first, last in _word_values(match[2], match.start(2)):
+            place = match.start() if first == match.start(2) else first
+            if last == match.end(2):
+                value += 0.5 if match[3] else 0.0
+                if match[4]:
+                    value += float("0." + "".join(str(_WORD_VALUES[w]) for w in match[4].lower().split()))
+                last = match.end()
+            found.append(Number(-value if match[1] and place == match.start() else value, place, last, core=(place, last)))
+    return found
+
+
+def _word_values(phrase: str, offset: int) -> list[tuple[float, int, int]]:
+    """Split a run of number words where it stops being one number ("one two three" is three)."""
+    numbers: list[tuple[float, int, int]] = []
+    total = current = 0
+    first = last = None
+    smallest_scale, previous = 10**12, ""
+    for word in re.finditer(r"[a-z]+", phrase, re.IGNORECASE):
+        name = word[0].lower()
+        if name in ("and", "a"):
+            continue
+        value = _WORD_VALUES.get(name)
+        joins = first is None or (
+            (value is not None and (previous in _SCALES or (previous in _TENS and 0 < value < 10)))
+            or (name in _SCALES and (current or total))
+        )
+        if not joins:
+            numbers.append((float(total + current), offset + first, offset + last))  # type: ignore[operator]
+            total = current = 0
+            smallest_scale, first = 10**12, None
+        if first is None:
+            first = word.start()
+        if value is not None:
+            current += value
+        elif name == "hundred":
+            current = (current or 1) * 100
+        else:
+            if _SCALES[name] >= smallest_scale:
+                smallest_scale = 10**12
+            total, current = total + (current or 1) * _SCALES[name], 0
+        previous, last = name, word.end()
+    if first is not None:
+        numbers.append((float(total + current), offset + first, offset + last))  # type: ignore[operator]
+    return numbers
