@@ -6,6 +6,7 @@ Light to import: pyarrow, datasets, Pillow, numpy and the near-duplicate librari
 from vlm_pipeline.examples.example import Example, ImageRef, Source, from_row, text_of, to_row
 from vlm_pipeline.examples.formats import FORMATS
 from vlm_pipeline.examples.images import ImageLimits
+from vlm_pipeline.examples.leakage import Leak, find_leakage, leakage_blocks
 from vlm_pipeline.examples.quarantine import Quarantined
 from vlm_pipeline.examples.raw import (
     RawSection,
@@ -17,6 +18,7 @@ from vlm_pipeline.examples.raw import (
     write_raw,
 )
 from vlm_pipeline.examples.reader import Detection, detect_format, read_examples
+from vlm_pipeline.examples.representation import representation
 from vlm_pipeline.examples.sections import assign_sections
 from vlm_pipeline.examples.splits import assign_split, assign_splits, declared_split, group_of
 
@@ -26,6 +28,7 @@ __all__ = [
     "Example",
     "ImageLimits",
     "ImageRef",
+    "Leak",
     "Quarantined",
     "RawSection",
     "SectionDigest",
@@ -35,11 +38,14 @@ __all__ = [
     "assign_splits",
     "declared_split",
     "detect_format",
+    "find_leakage",
     "from_row",
     "group_of",
+    "leakage_blocks",
     "read_examples",
     "read_quarantine",
     "read_raw",
+    "representation",
     "section_hash",
     "text_of",
     "to_row",

@@ -1,0 +1,292 @@
+"""The first stage: a task's source becomes `raw/<section>.parquet`, one content hash per section."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.examples.example import Example, Source, text_of
+from vlm_pipeline.examples.images import ImageLimits
+from vlm_pipeline.examples.leakage import find_leakage, leakage_blocks
+from vlm_pipeline.examples.quarantine import Quarantined
+from vlm_pipeline.examples.raw import (
+    RawSection,
+    SectionDigest,
+    raw_schema,
+    read_quarantine,
+    read_raw,
+    write_quarantine,
+    write_raw,
+)
+from vlm_pipeline.examples.reader import detect_format, read_examples
+from vlm_pipeline.examples.sections import assign_sections
+from vlm_pipeline.examples.splits import assign_splits
+from vlm_pipeline.manifest import Artifact, combined_version, make_once, require
+from vlm_pipeline.store import TaskStore, content_hash, file_hash, write_table
+from vlm_pipeline.task import Task
+from vlm_pipeline.verdict import Verdict
+
+SOURCE_QUARANTINE = "_source"
+_ROW_FILES = (".jsonl", ".json", ".parquet", ".arrow")
+_SHOWN = 20
+
+
+def make_raw(
+    task: Task, store: TaskStore, sections: Sequence[str], log: Callable[[str], None]
+) -> dict[str, Artifact]:
+    """Read the source once and write the given sections; a section whose source did not change is left alone."""
+    source = source_version(task)
+    settings = task.settings_hash("source", "sections", "splits", "max_examples")
+
+    @cache
+    def reading() -> dict[str, RawSection]:
+        return _read_source(task, store, sections, log)
+
+    made = {}
+    for section in sections:
+        inputs = {"source": source, "settings": settings, "overlay": overlay_version(store, section)}
+
+        def make(section: str = section) -> Artifact:
+            found = reading()[section]
+            metadata = {**_describe(found), **_detected(task)}
+            return Artifact(
+                found.content_hash, metadata, (found.path, quarantine_path(store, SOURCE_QUARANTINE))
+            )
+
+        made[section] = make_once(store, f"raw/{section}", inputs, make, log)
+    return made
+
+
+def source_version(task: Task) -> str:
+    """Changes when a row file's bytes or a picture's size or time changes; what that means is settled by reading."""
+    source, images = task.source_path, task.images_path
+    if not source.exists():
+        return content_hash({"hub": task.source.path})
+    files = [source] if source.is_file() else sorted(f for f in source.rglob("*") if f.suffix in _ROW_FILES)
+    rows = {str(file.relative_to(source.parent)): file_hash(file) for file in files}
+    pictures = [
+        (str(file.relative_to(images)), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in sorted(images.rglob("*"))
+        if file.is_file() and file not in files
+    ]
+    return content_hash({"rows": rows, "pictures": pictures})
+
+
+def overlay_version(store: TaskStore, section: str) -> str:
+    """Hash of the regenerated rows of a section; the same for none as for an empty folder."""
+    return content_hash({file.name: file_hash(file) for file in _overlay_files(store, section)})
+
+
+def quarantine_path(store: TaskStore, name: str) -> Path:
+    return store.section("quarantine", name)
+
+
+def _overlay_files(store: TaskStore, section: str) -> list[Path]:
+    return sorted(store.path("overlay", section).glob("*.jsonl"))
+
+
+def _read_source(
+    task: Task, store: TaskStore, sections: Sequence[str], log: Callable[[str], None]
+) -> dict[str, RawSection]:
+    bad: list[Quarantined] = []
+    log(f"reading {task.source_path}")
+    rows = _limited(_sectioned(task, store, bad), task.max_examples)
+    written = write_raw((row for row in rows if row.section in sections), store.path("raw"))
+    for section in set(sections) - set(written):
+        written[section] = _write_empty(store, section)
+    write_quarantine(bad, quarantine_path(store, SOURCE_QUARANTINE))
+    usable = sum(found.rows for found in written.values())
+    log(f"{usable} usable rows in {len(sections)} sections, {len(bad)} rows in quarantine")
+    return written
+
+
+def _write_empty(store: TaskStore, section: str) -> RawSection:
+    path = store.section("raw", section)
+    write_table(path, raw_schema().empty_table())
+    return RawSection(section, path, 0, SectionDigest().value, {})
+
+
+def _sectioned(task: Task, store: TaskStore, bad: list[Quarantined]) -> Iterator[Example]:
+    """Rows of the source with section, group and split; overlay rows stand in for source rows of the same id."""
+    overlay = list(_overlay_rows(task, store, bad))
+    replaced = {row.id for row in overlay}
+    limits = ImageLimits(task.source.max_image_bytes, task.source.max_image_pixels)
+    path = task.source_path if task.source_path.exists() else task.source.path
+    source = read_examples(path, task.images_path, task.source.format, bad, limits=limits)
+    rows = (row for row in source if row.id not in replaced)
+    keyed = assign_sections(
+        _chain(rows, overlay), task.sections.names, task.sections.key, bad, group_key=task.splits.group_key
+    )
+    for row in assign_splits(keyed, task.splits, bad):
+        if row.id in replaced and row.split != "train":
+            reason = f"a regenerated row of the {row.split} split; only train rows may be regenerated"
+            bad.append(
+                Quarantined(row.source.file, row.source.line, "overlay_split", reason, row.id, row.question)
+            )
+        elif not row.answer.strip():
+            bad.append(
+                Quarantined(
+                    row.source.file,
+                    row.source.line,
+                    "empty_answer",
+                    "the answer is empty",
+                    row.id,
+                    row.question,
+                )
+            )
+        else:
+            yield row
+
+
+def _overlay_rows(task: Task, store: TaskStore, bad: list[Quarantined]) -> Iterator[Example]:
+    for section in task.sections.names:
+        for file in _overlay_files(store, section):
+            for row in read_examples(file, task.images_path, None, bad):
+                yield replace(row, source=Source(row.source.file, row.source.line, row.source.format, None))
+
+
+def _chain(first: Iterator[Example], second: list[Example]) -> Iterator[Example]:
+    yield from first
+    yield from second
+
+
+def _limited(rows: Iterator[Example], limit: int | None) -> Iterator[Example]:
+    """At most `limit` rows of each section and split: a dev run."""
+    seen: Counter[tuple[str | None, str | None]] = Counter()
+    for row in rows:
+        seen[row.section, row.split] += 1
+        if limit is None or seen[row.section, row.split] <= limit:
+            yield row
+
+
+def _describe(found: RawSection) -> dict[str, Any]:
+    shown = [row for _, row in zip(range(3), read_raw(found.path), strict=False)]
+    groups = {row["group"] for row in read_raw(found.path, ["group"])}
+    return {
+        "rows": found.rows,
+        "groups": len(groups),
+        **{f"rows_{split}": count for split, count in found.splits.items()},
+        "preview": {"table": [_shown(row) for row in shown]},
+        "file": {"path": str(found.path)},
+        "dagster/column_schema": {"columns": _columns()},
+    }
+
+
+def _shown(row: Example) -> dict[str, str]:
+    return {
+        "id": row.id,
+        "split": row.split or "",
+        "picture": Path(row.images[0].path).name if row.images and row.images[0].path else "",
+        "question": text_of(row.messages[-2]["content"])[:160] if len(row.messages) > 1 else "",
+        "answer": row.answer[:160],
+    }
+
+
+def _columns() -> dict[str, str]:
+    return {field.name: str(field.type) for field in raw_schema()}
+
+
+def _detected(task: Task) -> dict[str, Any]:
+    if task.source.format or not task.source_path.exists():
+        return {"format": task.source.format or "dataset"}
+    detection = detect_format(task.source_path)
+    return {"format": detection.format or "not recognised", "format_evidence": detection.evidence}
+
+
+def quarantine_records(task: Task, store: TaskStore) -> list[dict[str, Any]]:
+    """All rows set aside so far, by reading and by formatting, with the section where it is known."""
+    records = []
+    for name in [SOURCE_QUARANTINE, *task.sections.names]:
+        path = quarantine_path(store, name)
+        if path.exists():
+            section = "" if name == SOURCE_QUARANTINE else name
+            records += [{"section": section, **record.to_row()} for record in read_quarantine(path)]
+    return records
+
+
+def quarantine_summary(task: Task, store: TaskStore) -> Artifact:
+    """Counts by kind and the first records; the records themselves stay where they were written."""
+    records = quarantine_records(task, store)
+    kinds = Counter(record["kind"] for record in records)
+    shown = [
+        {
+            "where": f"{Path(r['file']).name}:{r['line']}",
+            "row": r["row_id"],
+            "kind": r["kind"],
+            "reason": r["reason"],
+        }
+        for r in records[:_SHOWN]
+    ]
+    metadata: dict[str, Any] = {"rows": len(records), "kinds": dict(kinds), "first_rows": {"table": shown}}
+    return Artifact(content_hash(records), metadata, reason="counted")
+
+
+def usable_rows(task: Task, store: TaskStore) -> Verdict:
+    """Every section needs train, val and test rows; says which are missing, and why rows were set aside."""
+    versions = require(
+        store, [f"raw/{name}" for name in task.sections.names], "Materialize raw_examples of all sections."
+    )
+    counts = {
+        name: Counter(row["split"] for row in read_raw(store.section("raw", name), ["split"]))
+        for name in task.sections.names
+    }
+    records = quarantine_records(task, store)
+    reasons = Counter(record["kind"] for record in records).most_common(3)
+    aside = (
+        f"{len(records)} rows are in quarantine ({', '.join(f'{kind}: {n}' for kind, n in reasons)})"
+        if records
+        else "no row is in quarantine"
+    )
+    total = sum(sum(count.values()) for count in counts.values())
+    metadata = {
+        "rows": total,
+        "quarantined": len(records),
+        "rows_per_section": {"table": [{"section": name, **dict(count)} for name, count in counts.items()]},
+    }
+    if not total:
+        first = f" First reason: {records[0]['reason']}" if records else ""
+        return Verdict(False, f"{task.name} has no usable row: {aside}.{first}", metadata)
+    wanted = [split for split in ("train", "val", "test") if task.splits.ratios[split] > 0]
+    empty = [f"{name} ({split})" for name, count in counts.items() for split in wanted if not count[split]]
+    if empty:
+        return Verdict(
+            False,
+            f"no rows in {', '.join(empty)}; {aside}. Add rows, or take the section out of task.yaml.",
+            metadata,
+        )
+    return Verdict(True, f"{total} usable rows in {len(versions)} sections; {aside}.", metadata)
+
+
+def leakage_report(task: Task, store: TaskStore) -> Verdict:
+    """Groups, pictures and texts on two sides of a split (FORMAT_FAILURES 31)."""
+    rows = [row for name in task.sections.names for row in read_raw(store.section("raw", name))]
+    leaks = find_leakage(rows)
+    blocking = leakage_blocks(leaks)
+    table = [
+        json.loads(json.dumps(leak.__dict__ if hasattr(leak, "__dict__") else str(leak), default=str))
+        for leak in leaks[:_SHOWN]
+    ]
+    metadata = {
+        "rows": len(rows),
+        "findings": len(leaks),
+        "blocking": len(blocking),
+        "first_findings": {"table": table},
+    }
+    if blocking:
+        return Verdict(False, f"{len(blocking)} leaks across splits, the first: {blocking[0]}", metadata)
+    return Verdict(
+        True,
+        f"no group and no picture on two sides of a split ({len(leaks)} near-duplicates reported)",
+        metadata,
+    )
+
+
+def rows_version(task: Task, store: TaskStore) -> str:
+    return combined_version(
+        require(store, [f"raw/{name}" for name in task.sections.names], "Materialize raw_examples.")
+    )
