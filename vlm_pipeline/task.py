@@ -128,8 +128,8 @@ def load_task(folder: Path | str) -> Task:
     try:
         task = Task.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem, data, lines, path) for problem in error.errors()]
-        raise TaskFileError("\n".join(dict.fromkeys(problems))) from error
+        problems = sorted({_describe(problem, data, lines) for problem in error.errors()})
+        raise TaskFileError("\n".join(f"{path}, line {line}: {text}" for line, text in problems)) from error
     task._root = folder.resolve()
     return task
 
@@ -165,8 +165,8 @@ def load_tasks(variable: str | None = None) -> tuple[list[Task], list[str]]:
     return list(tasks.values()), problems
 
 
-def _describe(problem: Any, data: Any, lines: dict[tuple[str | int, ...], int], path: Path) -> str:
-    """One line per mistake: file, line, field, what is wrong, and the nearest valid name for an unknown key."""
+def _describe(problem: Any, data: Any, lines: dict[tuple[str | int, ...], int]) -> tuple[int, str]:
+    """Line, and field with what is wrong; an unknown key comes with the nearest valid name."""
     location = _location_in_file(problem["loc"], data)
     known = location
     while known not in lines:
@@ -177,7 +177,7 @@ def _describe(problem: Any, data: Any, lines: dict[tuple[str | int, ...], int], 
         message = f"unknown setting{_nearest(problem['loc'], location)}"
     elif problem["type"] == "missing":
         message = "is missing"
-    return f"{path}, line {lines[known]}: {field}: {message}"
+    return lines[known], f"{field}: {message}"
 
 
 def _location_in_file(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:

@@ -1,0 +1,90 @@
+"""The prediction stage: one table per predictor over val, test and probe rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vlm_pipeline.formatting.stage import evaluation_version
+from vlm_pipeline.manifest import Artifact, make_once, require
+from vlm_pipeline.settings.predictors import TransformersPredictor
+from vlm_pipeline.store import TaskStore, content_hash
+from vlm_pipeline.task import Task
+from vlm_pipeline.training.stage import base_identity, current_adapter
+
+Payload = Callable[[dict[str, Any]], dict[str, Any]]
+EVALUATED = ("val", "test")
+
+
+def make_predictions(
+    task: Task,
+    store: TaskStore,
+    predictor: Any,
+    run_payload: Payload,
+    picked: bool,
+    log: Callable[[str], None],
+) -> Artifact:
+    """`predictions/<name>.parquet`, or a status that says why there is none ("not run: …")."""
+    reason = unavailable(store, predictor, picked)
+    if reason:
+        log(f"{predictor.name} {reason}")
+        return make_once(
+            store, f"predictions/{predictor.name}", {"status": reason}, lambda: _not_run(reason), log
+        )
+    inputs = {
+        "rows": evaluation_version(task, store, EVALUATED),
+        "generation": content_hash(task.generation_of(predictor).model_dump(mode="json")),
+        "predictor": content_hash(predictor.model_dump(mode="json", exclude={"label", "generation"})),
+    }
+    if isinstance(predictor, TransformersPredictor):
+        inputs["base"] = base_identity(task, store)
+        if predictor.adapter == "trained":
+            inputs |= require(store, ["adapter"], "Materialize the adapter.")
+
+    def make() -> Artifact:
+        path = store.path("predictions", f"{predictor.name}.parquet")
+        metadata = run_payload(
+            {
+                "task": str(task.root),
+                "store": str(store.root),
+                "store_name": store.task_name,
+                "formatted": [str(store.section("formatted", section)) for section in task.sections.names],
+                "splits": list(EVALUATED),
+                "predictors": [predictor.name],
+                "adapters": {predictor.name: adapter_folder(store, predictor)},
+            }
+        )
+        return Artifact(table_version(path), metadata, (path,))
+
+    return make_once(store, f"predictions/{predictor.name}", inputs, make, log)
+
+
+def unavailable(store: TaskStore, predictor: Any, picked: bool) -> str | None:
+    """Why this predictor cannot answer now; None when it can."""
+    from vlm_pipeline.inference.predictors import availability
+
+    if not picked:
+        return "not run: not picked in this run"
+    if isinstance(predictor, TransformersPredictor):
+        return None
+    return availability(predictor)
+
+
+def adapter_folder(store: TaskStore, predictor: Any) -> str | None:
+    adapter = getattr(predictor, "adapter", None)
+    if adapter is None:
+        return None
+    name = current_adapter(store) if adapter == "trained" else adapter
+    return str(store.path("adapters", name or "missing"))
+
+
+def table_version(path: Any) -> str:
+    """Hash of what was answered; latencies and cache hits are not content."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["id", "sample", "text", "error"])
+    return content_hash(table.to_pydict())
+
+
+def _not_run(reason: str) -> Artifact:
+    return Artifact(content_hash(reason), {"status": reason})

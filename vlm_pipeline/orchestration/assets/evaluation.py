@@ -1,0 +1,95 @@
+"""Evaluation: predictions and metrics per model, the comparison, the report. Keep scoring out of this module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from vlm_pipeline.inference.stage import make_predictions
+from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
+from vlm_pipeline.orchestration.recording import record
+from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
+from vlm_pipeline.reporting.stage import make_report
+from vlm_pipeline.scoring.stage import make_comparison, make_metrics, make_weak_sections
+from vlm_pipeline.settings.predictors import TransformersPredictor
+from vlm_pipeline.task import Task
+
+
+def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
+    per_model = [asset for predictor in task.predictors for asset in _model_assets(task, predictor)]
+    metrics_keys = [key(task, "metrics", predictor.name) for predictor in task.predictors]
+
+    @dg.asset(
+        key=key(task, "comparison"),
+        deps=metrics_keys,
+        description="All predictors on the same test rows, the base first: paired differences with intervals, by "
+        "section, and the decision in one sentence.",
+        **common(task, "4_decision", "json"),
+    )
+    def comparison(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
+        names = [predictor.name for predictor in task.predictors if loop.picked(predictor.name)]
+        return record(make_comparison(loop.task(task), loop.store(task), names, context.log.info))
+
+    @dg.asset(
+        key=key(task, "weak_sections"),
+        deps=metrics_keys,
+        description="Sections below their bar on val rows, ranked by evidence, with the kinds of failure. "
+        "The test split is never looked at here.",
+        **common(task, "4_decision", "json"),
+    )
+    def weak_sections(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
+        return record(make_weak_sections(loop.task(task), loop.store(task), context.log.info))
+
+    @dg.asset(
+        key=key(task, "report"),
+        deps=[comparison, weak_sections, key(task, "quarantine")],
+        description="The decision report: one HTML file that opens from disk, with JSON, tables and a workbook beside it.",
+        **common(task, "4_decision", "html", "excel"),
+    )
+    def report(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
+        return record(make_report(loop.task(task), loop.store(task), context.log.info))
+
+    return [*per_model, comparison, weak_sections, report]
+
+
+def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
+    """predictions/<model> and metrics/<model>; nobody is measured before the base is."""
+    name = predictor.name
+    local = isinstance(predictor, TransformersPredictor)
+    upstream = [key(task, "formatted_examples")]
+    if local and predictor.adapter == "trained":
+        upstream.append(key(task, "adapter"))
+    base_metrics = [] if name == task.base.name else [key(task, "metrics", task.base.name)]
+
+    @dg.asset(
+        key=key(task, "predictions", name),
+        deps=upstream,
+        pool=GPU_POOL if local else None,
+        description=f"One row per val, test and probe example as {predictor.label or name} answers it "
+        f"({predictor.kind}): text, tokens, latency, cost, error.",
+        **common(task, "3_evaluation", "parquet", "huggingface" if local else "openai"),
+    )
+    def predictions(
+        context: dg.AssetExecutionContext, loop: LoopOptions, payloads: PayloadClient
+    ) -> dg.MaterializeResult:
+        store = loop.store(task)
+
+        def run_payload(request: dict) -> dict:
+            return payloads.run(context, store, "vlm_pipeline.inference", request)
+
+        return record(
+            make_predictions(loop.task(task), store, predictor, run_payload, loop.picked(name), context.log.info)
+        )
+
+    @dg.asset(
+        key=key(task, "metrics", name),
+        deps=[predictions, *base_metrics],
+        description=f"Scores of {predictor.label or name} on val, test and probes, per section, each with n, "
+        "unscored rows and a 95 % interval.",
+        **common(task, "3_evaluation", "json"),
+    )
+    def metrics(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
+        return record(make_metrics(loop.task(task), loop.store(task), predictor, context.log.info))
+
+    return [predictions, metrics]

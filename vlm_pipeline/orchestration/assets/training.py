@@ -1,0 +1,33 @@
+"""Training: one adapter of the task's base model. Keep recipes out of this module."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
+from vlm_pipeline.orchestration.recording import record
+from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
+from vlm_pipeline.task import Task
+from vlm_pipeline.training.stage import make_adapter
+
+
+def training_assets(task: Task) -> list[dg.AssetsDefinition]:
+    @dg.asset(
+        key=key(task, "adapter"),
+        deps=[key(task, "training_set")],
+        pool=GPU_POOL,
+        description="LoRA weights and their record. Trained in a process of its own; an adapter exists when its "
+        "record is written.",
+        **common(task, "2_training", "pytorch", "huggingface"),
+    )
+    def adapter(
+        context: dg.AssetExecutionContext, loop: LoopOptions, payloads: PayloadClient
+    ) -> dg.MaterializeResult:
+        store = loop.store(task)
+
+        def train(request: dict) -> dict:
+            return payloads.run(context, store, "vlm_pipeline.training", request)
+
+        return record(make_adapter(loop.task(task), store, train, context.log.info))
+
+    return [adapter]

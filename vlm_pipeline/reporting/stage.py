@@ -1,0 +1,76 @@
+"""The report stage: gathers what the other stages left in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vlm_pipeline.examples.stage import quarantine_records
+from vlm_pipeline.formatting.stage import read_formatted, verification_findings
+from vlm_pipeline.manifest import Artifact, make_once, read_manifest, require
+from vlm_pipeline.scoring.stage import READY, predictor_status
+from vlm_pipeline.store import TaskStore, content_hash, read_json
+from vlm_pipeline.task import Task
+from vlm_pipeline.training.stage import current_adapter
+
+REPORTED_COLUMNS = [
+    "id",
+    "section",
+    "group",
+    "split",
+    "prompt_text",
+    "question",
+    "answer",
+    "images",
+    "image_sha256",
+]
+
+
+def make_report(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
+    """`report/index.html` and the files beside it."""
+    inputs = {
+        **require(store, ["comparison", "weak_sections"], "Materialize comparison and weak_sections."),
+        "quarantine": content_hash(quarantine_records(task, store)),
+        "task": task.settings_hash("title", "description", "predictors"),
+    }
+
+    def make() -> Artifact:
+        from vlm_pipeline.reporting import build_report
+
+        report = build_report(report_inputs(task, store), store.path("report"))
+        return Artifact(report.data_version, report.metadata, tuple(report.files))
+
+    return make_once(store, "report", inputs, make, log)
+
+
+def report_inputs(task: Task, store: TaskStore) -> Any:
+    from vlm_pipeline.reporting.inputs import ReportInputs
+
+    ready = [p.name for p in task.predictors if predictor_status(store, p.name) == READY]
+    adapter = current_adapter(store)
+    return ReportInputs(
+        comparison=read_json(store.path("comparison.json")),
+        metrics={name: read_json(store.path("metrics", f"{name}.json")) for name in ready},
+        rows=read_formatted(task, store, ["test"], REPORTED_COLUMNS),
+        predictions={name: store.path("predictions", f"{name}.parquet") for name in ready},
+        scores={name: store.path("metrics", f"{name}.parquet") for name in ready},
+        title=task.title or task.name,
+        task=task.model_dump(mode="json"),
+        adapter=read_json(store.path("adapters", adapter, "record.json"), default=None) if adapter else None,
+        weak=read_json(store.path("weak_sections.json"), default=None),
+        quarantine=quarantine_records(task, store),
+        findings=verification_findings(task, store),
+        provenance=_provenance(store),
+        image_root=task.images_path,
+    )
+
+
+def _provenance(store: TaskStore) -> dict[str, Any]:
+    """Data version, seconds and inputs of every artifact that this report stands on."""
+    found = {}
+    for path in sorted(store.path(".manifests").rglob("*.json")):
+        name = path.relative_to(store.path(".manifests")).with_suffix("").as_posix()
+        manifest = read_manifest(store, name)
+        if manifest:
+            found[name] = {key: manifest[key] for key in ("data_version", "inputs", "seconds")}
+    return found

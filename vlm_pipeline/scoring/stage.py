@@ -1,0 +1,196 @@
+"""Scoring stages: metrics per predictor, the comparison, weak sections. Nothing is generated here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vlm_pipeline.formatting.stage import formatted_versions, read_formatted
+from vlm_pipeline.manifest import Artifact, combined_version, make_once, read_manifest, require
+from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
+from vlm_pipeline.store import TaskStore, content_hash, read_json, write_json
+from vlm_pipeline.task import Task
+from vlm_pipeline.verdict import Verdict
+
+READY = "ready"
+SCORED_COLUMNS = ["id", "section", "group", "split", "answer", "answer_value", "metadata", "prompt_text"]
+
+
+def predictor_status(store: TaskStore, name: str) -> str:
+    """`ready`, or why there are no predictions: "not run: …", "pending: …"."""
+    manifest = read_manifest(store, f"predictions/{name}")
+    return manifest["metadata"].get("status", READY) if manifest else "not run: never materialized"
+
+
+def make_metrics(task: Task, store: TaskStore, predictor: Any, log: Callable[[str], None]) -> Artifact:
+    """`metrics/<model>.json` and the row scores beside it, per split; a predictor that did not run says why."""
+    name = predictor.name
+    inputs = {
+        **require(store, [f"predictions/{name}"], f"Materialize predictions/{name}."),
+        "rows": combined_version(formatted_versions(task, store)),
+        "scorers": content_hash([scorer_version(settings) for settings in task.scorers]),
+        "thresholds": task.settings_hash("thresholds"),
+    }
+
+    def make() -> Artifact:
+        path = store.path("metrics", f"{name}.json")
+        status = predictor_status(store, name)
+        if status != READY:
+            result: dict[str, Any] = {"predictor": name, "status": status, "splits": {}}
+            write_json(path, result)
+            return Artifact(content_hash(result), {"status": status}, (path,))
+        return _score(task, store, name)
+
+    return make_once(store, f"metrics/{name}", inputs, make, log)
+
+
+def _score(task: Task, store: TaskStore, name: str) -> Artifact:
+    import pyarrow.parquet as pq
+
+    from vlm_pipeline.scoring.metrics import compute_metrics
+    from vlm_pipeline.scoring.table import score_table, write_scores
+
+    predictions = pq.read_table(store.path("predictions", f"{name}.parquet")).to_pylist()
+    splits = sorted({row["split"] for row in predictions})
+    rows = read_formatted(task, store, splits, SCORED_COLUMNS)
+    scorers = [build_scorer(settings) for settings in task.scorers]
+    scores = score_table(scorers, rows, predictions)
+    bars = (
+        {task.scorers[0].column_name: task.thresholds.primary}
+        if task.thresholds.primary is not None
+        else None
+    )
+    result: dict[str, Any] = {"predictor": name, "status": READY, "splits": {}}
+    for split in splits:
+        of_split = [row for row in scores if row["split"] == split]
+        result["splits"][split] = compute_metrics(
+            of_split, predictions, predictor=name, bars=bars, extraction_bar=task.thresholds.extraction
+        )
+    path, scores_path = store.path("metrics", f"{name}.json"), store.path("metrics", f"{name}.parquet")
+    write_scores(scores_path, scores)
+    write_json(path, result)
+    return Artifact(content_hash(_without_usage(result)), _describe(result), (path, scores_path))
+
+
+def _without_usage(result: dict[str, Any]) -> dict[str, Any]:
+    """Latencies and cache hits differ from run to run; they are no reason to compare again."""
+    splits = {
+        split: {key: value for key, value in found.items() if key != "usage"}
+        for split, found in result["splits"].items()
+    }
+    return {**result, "splits": splits}
+
+
+def _describe(result: dict[str, Any]) -> dict[str, Any]:
+    """Numeric metadata, so that the UI plots every metric over time."""
+    metadata: dict[str, Any] = {"status": result["status"]}
+    for split, found in result["splits"].items():
+        headline = found["headline"]
+        metadata[f"{split}_rows"] = headline.get("n")
+        metadata[f"{split}_unscored"] = headline.get("n_unscored")
+        for scorer, figures in found["scorers"].items():
+            if figures["extraction"]["estimate"] is not None:
+                metadata[f"{split}_{scorer}_extracted"] = float(figures["extraction"]["estimate"])
+            for metric, figure in figures["metrics"].items():
+                if figure.get("estimate") is not None:
+                    metadata[f"{split}_{scorer}_{metric}"] = float(figure["estimate"])
+    test = result["splits"].get("test") or next(iter(result["splits"].values()), None)
+    if test:
+        metadata["figures"] = {"table": _figures_table(test)}
+    return metadata
+
+
+def _figures_table(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "scorer": scorer, "metric": metric, "estimate": figure.get("estimate"), "low": figure.get("low"),
+            "high": figure.get("high"), "n": figure.get("n"), "unscored": figure.get("n_unscored"),
+        }
+        for scorer, figures in found["scorers"].items()
+        for metric, figure in figures["metrics"].items()
+    ]  # fmt: skip
+
+
+def make_comparison(
+    task: Task, store: TaskStore, names: Sequence[str], log: Callable[[str], None]
+) -> Artifact:
+    """`comparison.json`: the picked predictors on the same test rows, base first."""
+    base = task.base.name
+    names = [base, *(name for name in names if name != base)]
+    inputs = {
+        **require(store, [f"metrics/{name}" for name in names], "Materialize the metrics of all predictors."),
+        **require(store, [f"predictions/{name}" for name in names], "Materialize the predictions."),
+        "thresholds": task.settings_hash("thresholds"),
+    }
+
+    def make() -> Artifact:
+        from vlm_pipeline.scoring.comparison import compare
+
+        result = compare(**comparison_inputs(task, store, names))
+        path = store.path("comparison.json")
+        write_json(path, result)
+        metadata = {"decision": result["decision"]["sentence"], "predictors": len(names)}
+        return Artifact(content_hash(result), metadata, (path,))
+
+    return make_once(store, "comparison", inputs, make, log)
+
+
+def comparison_inputs(
+    task: Task, store: TaskStore, names: Sequence[str], split: str = "test"
+) -> dict[str, Any]:
+    """Scores and predictions of the given predictors on one split, and who did not run and why."""
+    import pyarrow.parquet as pq
+
+    from vlm_pipeline.scoring.table import read_scores
+
+    statuses = {name: predictor_status(store, name) for name in names}
+    ready = [name for name in names if statuses[name] == READY]
+    scores = [
+        row
+        for name in ready
+        for row in read_scores(store.path("metrics", f"{name}.parquet"))
+        if row["split"] == split
+    ]
+    predictions = [
+        row
+        for name in ready
+        for row in pq.read_table(store.path("predictions", f"{name}.parquet")).to_pylist()
+        if row["split"] == split
+    ]
+    return {"scores": scores, "predictions": predictions, "statuses": statuses, "split": split}
+
+
+def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
+    """`weak_sections.json` from val rows of the best candidate: the tuned model where there is one, else the base."""
+    name = candidate(task, store)
+    inputs = {
+        **require(store, [f"metrics/{name}"], f"Materialize metrics/{name}."),
+        "candidate": name,
+        "thresholds": task.settings_hash("thresholds"),
+    }
+
+    def make() -> Artifact:
+        from vlm_pipeline.scoring.weak import weak_sections
+
+        found = comparison_inputs(task, store, [name], split="val")
+        result = weak_sections(found["scores"], predictor=name, bar=task.thresholds.primary)
+        path = store.path("weak_sections.json")
+        write_json(path, result)
+        return Artifact(content_hash(result), {"candidate": name}, (path,))
+
+    return make_once(store, "weak_sections", inputs, make, log)
+
+
+def candidate(task: Task, store: TaskStore) -> str:
+    """The predictor that the loop tries to improve: the first trained adapter that is ready, else the base."""
+    for predictor in task.predictors:
+        if getattr(predictor, "adapter", None) and predictor_status(store, predictor.name) == READY:
+            return predictor.name
+    return task.base.name
+
+
+def fairness_report(task: Task, store: TaskStore) -> Verdict:
+    """The fairness block of the comparison as a check."""
+    comparison = read_json(store.path("comparison.json"))
+    fairness = comparison["fairness"]
+    return Verdict(bool(fairness["holds"]), fairness["sentence"], {"fairness": fairness})

@@ -1,0 +1,62 @@
+"""The training stage: one adapter per training set and settings; the payload does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.manifest import Artifact, make_once, read_manifest, require
+from vlm_pipeline.store import TaskStore, content_hash, file_hash
+from vlm_pipeline.task import Task
+from vlm_pipeline.training.base_model import base_fingerprint
+
+Payload = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def base_identity(task: Task, store: TaskStore) -> str:
+    """Names the base model's weights: a hash of a local folder's files, or hub id and revision."""
+    folder = Path(task.base_model_path)
+    if folder.is_dir():
+        return base_fingerprint(folder, store.cache / "base_fingerprints.json")
+    return f"{task.base_model}@{task.revision or 'main'}"
+
+
+def current_adapter(store: TaskStore) -> str | None:
+    """Id of the adapter that this task's adapter asset holds, or None before the first training."""
+    manifest = read_manifest(store, "adapter")
+    return manifest["metadata"]["adapter_id"] if manifest else None
+
+
+def make_adapter(task: Task, store: TaskStore, train: Payload, log: Callable[[str], None]) -> Artifact:
+    """Train the adapter of the present training set, or find it made. Returns once its record is written."""
+    inputs = {
+        **require(store, ["training_set"], "Materialize training_set."),
+        "base": base_identity(task, store),
+        "settings": task.settings_hash("lora", "training", "quantization", "image"),
+    }
+    adapter_id = content_hash(inputs, length=12)
+    folder = store.path("adapters", adapter_id)
+
+    def make() -> Artifact:
+        metadata = train(
+            {
+                "task": str(task.root),
+                "store": str(store.root),
+                "store_name": store.task_name,
+                "formatted": [str(store.section("formatted", section)) for section in task.sections.names],
+                "training_set": inputs["training_set"],
+                "output": str(folder),
+                "checkpoints": str(store.path("checkpoints", adapter_id)),
+                "base": inputs["base"],
+            }
+        )
+        if not (folder / "record.json").is_file():
+            raise FileNotFoundError(f"{folder} has no record.json: the training payload did not finish")
+        files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
+        version = content_hash({file.name: file_hash(file) for file in files if file.name != "record.json"})
+        return Artifact(
+            version, {**metadata, "adapter_id": adapter_id, "folder": {"path": str(folder)}}, files
+        )
+
+    return make_once(store, "adapter", inputs, make, log)

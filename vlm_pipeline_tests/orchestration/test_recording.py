@@ -1,0 +1,74 @@
+"""Sections get a data version each, also when one run makes them all."""
+
+import dagster as dg
+
+from vlm_pipeline.manifest import Artifact
+from vlm_pipeline.orchestration.recording import markdown_table, record, record_sections, to_metadata
+
+SECTIONS = dg.StaticPartitionsDefinition(["torque", "fluids"])
+VERSIONS = {"torque": "t1", "fluids": "f1"}
+
+
+@dg.asset(partitions_def=SECTIONS, backfill_policy=dg.BackfillPolicy.single_run())
+def raw(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    return record_sections(
+        context, {name: Artifact(VERSIONS[name], {"rows": 3}) for name in context.partition_keys}
+    )
+
+
+@dg.asset(partitions_def=SECTIONS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[raw])
+def formatted(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    made = {name: Artifact(f"formatted {VERSIONS[name]}") for name in context.partition_keys}
+    return record_sections(context, made, {name: {raw.key: VERSIONS[name]} for name in made})
+
+
+@dg.asset(deps=[formatted])
+def training_set() -> dg.MaterializeResult:
+    return record(Artifact("set"))
+
+
+def test_one_run_records_each_section_once_with_its_own_version_and_only_the_changed_one_gets_stale() -> None:
+    tags = {"dagster/asset_partition_range_start": "torque", "dagster/asset_partition_range_end": "fluids"}
+    assets = [raw, formatted, training_set]
+    job = dg.define_asset_job("all", "*", tags=tags)
+    definitions = dg.Definitions(assets, jobs=[job], executor=dg.in_process_executor)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert definitions.resolve_job_def("all").execute_in_process(instance=instance).success
+        events = instance.fetch_materializations(raw.key, limit=10).records
+        found = {
+            event.partition_key: event.asset_materialization.tags["dagster/data_version"] for event in events
+        }
+        assert found == VERSIONS and len(events) == 2
+        assert statuses(instance, definitions) == {"torque": "FRESH", "fluids": "FRESH"}
+        VERSIONS["torque"] = "t2"
+        dg.materialize(assets, selection=[raw], partition_key="torque", instance=instance)
+        assert statuses(instance, definitions) == {"torque": "STALE", "fluids": "FRESH"}
+
+
+def statuses(instance: dg.DagsterInstance, definitions: dg.Definitions) -> dict[str, str]:
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver
+    from dagster._core.loader import LoadingContextForTest
+
+    resolver = CachingStaleStatusResolver(
+        instance, definitions.get_repository_def().asset_graph, LoadingContextForTest(instance)
+    )
+    return {name: resolver.get_status(formatted.key, name).value for name in SECTIONS.get_partition_keys()}
+
+
+def test_metadata_keeps_its_types_so_that_numbers_plot() -> None:
+    metadata = to_metadata(
+        {"rows": 3, "mae": 1.5, "ok": True, "note": "x", "m": {"md": "**b**"}, "gone": None, "j": [1]}
+    )
+    assert {name: type(value).__name__ for name, value in metadata.items()} == {
+        "rows": "IntMetadataValue",
+        "mae": "FloatMetadataValue",
+        "ok": "BoolMetadataValue",
+        "note": "TextMetadataValue",
+        "m": "MarkdownMetadataValue",
+        "j": "JsonMetadataValue",
+    }
+
+
+def test_row_text_cannot_break_out_of_a_markdown_table() -> None:
+    table = markdown_table([{"question": "a | b\n<script>alert(1)</script>", "n": 0.123456}])
+    assert table.splitlines()[2] == "| a \\| b &lt;script>alert(1)&lt;/script> | 0.1235 |"

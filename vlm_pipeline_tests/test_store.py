@@ -1,0 +1,143 @@
+"""The store: whole files or none, hashes that mean content, artifacts made once."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from vlm_pipeline.manifest import Artifact, data_version, make_once, require
+from vlm_pipeline.store import TaskStore, atomic_path, content_hash, read_json, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+    target = tmp_path / "metrics.json"
+    write_json(target, {"a": 1})
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(target) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_killed_in_the_middle_of_a_write_the_old_file_stays(tmp_path: Path) -> None:
+    target = tmp_path / "table.bin"
+    target.write_bytes(b"old")
+    code = f"""
+        import time
+        from vlm_pipeline.store import atomic_path
+        with atomic_path({str(target)!r}) as temporary:
+            temporary.write_bytes(b"new, but not finished")
+            print("writing", flush=True)
+            time.sleep(60)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"writing\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert target.read_bytes() == b"old"
+
+
+def test_paths_cannot_leave_the_store(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leaves the store"):
+        TaskStore("demo", tmp_path).path("..", "other", "raw.parquet")
+
+
+def test_not_a_number_is_written_as_null_because_json_has_none(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"mae": float("nan"), "list": [float("inf"), 1.5]})
+    assert read_json(tmp_path / "x.json") == {"mae": None, "list": [None, 1.5]}
+
+
+def test_a_broken_json_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match=r"x\.json is not JSON"):
+        read_json(tmp_path / "x.json", default=None)
+
+
+def test_content_hash_ignores_key_order_and_nothing_else() -> None:
+    assert content_hash({"a": 1, "b": [1, 2]}) == content_hash({"b": [1, 2], "a": 1})
+    assert content_hash([1, 2]) != content_hash([2, 1])
+
+
+class Counted:
+    """Makes a file and counts how often it was asked to."""
+
+    def __init__(self, store: TaskStore) -> None:
+        self.store, self.calls = store, 0
+
+    def __call__(self) -> Artifact:
+        self.calls += 1
+        file = self.store.path("out.json")
+        write_json(file, {"calls": self.calls})
+        return Artifact("v1", {"rows": 3}, (file,))
+
+
+def test_unchanged_inputs_are_made_once_and_the_reason_is_told(tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path)
+    make = Counted(store)
+    first = make_once(store, "out", {"rows": "1", "settings": "a"}, make)
+    second = make_once(store, "out", {"settings": "a", "rows": "1"}, make)
+    third = make_once(store, "out", {"rows": "2", "settings": "a"}, make)
+    assert (first.reused, second.reused, third.reused) == (False, True, False)
+    assert second.metadata == {"rows": 3} and make.calls == 2
+    assert third.reason == "made again: rows changed"
+
+
+def test_an_altered_or_missing_file_is_made_again(tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path)
+    make = Counted(store)
+    make_once(store, "out", {"a": "1"}, make)
+    store.path("out.json").write_text('{"calls": 9}')
+    altered = make_once(store, "out", {"a": "1"}, make)
+    store.path("out.json").unlink()
+    missing = make_once(store, "out", {"a": "1"}, make)
+    assert altered.reason == "made again: out.json was altered"
+    assert missing.reason == "made again: out.json is missing"
+
+
+def test_a_new_time_stamp_alone_makes_nothing_again(tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path)
+    make = Counted(store)
+    make_once(store, "out", {"a": "1"}, make)
+    os.utime(store.path("out.json"), (1, 1))
+    assert make_once(store, "out", {"a": "1"}, make).reused
+
+
+def test_an_artifact_whose_making_failed_does_not_exist(tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path)
+
+    def crash() -> Artifact:
+        store.path("adapter").mkdir(parents=True)
+        raise RuntimeError("crashed at step 0")
+
+    with pytest.raises(RuntimeError):
+        make_once(store, "adapter", {"a": "1"}, crash)
+    assert data_version(store, "adapter") is None
+    with pytest.raises(FileNotFoundError, match="not made yet: adapter"):
+        require(store, ["adapter"], "Materialize the adapter first.")
+
+
+def test_two_processes_do_not_make_the_same_thing_twice(tmp_path: Path) -> None:
+    code = f"""
+        import time
+        from vlm_pipeline.manifest import Artifact, make_once
+        from vlm_pipeline.store import TaskStore
+        store = TaskStore("demo", {str(tmp_path)!r})
+        def make():
+            with store.path("made").open("a") as handle:
+                handle.write("x")
+            time.sleep(1)
+            return Artifact("v", {{}}, (store.path("made"),))
+        store.base.mkdir(exist_ok=True)
+        print(make_once(store, "made", {{"a": "1"}}, make, log=print).reused)
+    """
+    processes = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert (tmp_path / "demo" / "made").read_text() == "x"
+    assert sorted(output.split()[-1] for output in outputs) == ["False", "True"]
