@@ -6,25 +6,13 @@ Names are resolved on first use, so that importing this package costs nothing at
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vlm_pipeline.formatting.conversation import Conversation, build_conversation
-    from vlm_pipeline.formatting.labels import Formatted, Formatter, Prompt, format_example, generation_prompt
-    from vlm_pipeline.formatting.pictures import open_image, pixel_inputs
-    from vlm_pipeline.formatting.template import (
-        RenderError,
-        generation_eos_ids,
-        image_settings,
-        image_settings_differences,
-        load_processor,
-        template_hash,
-    )
+from typing import Any
 
 _OWNERS = {
     "conversation": ("Conversation", "build_conversation"),
     "labels": ("Formatted", "Formatter", "Prompt", "format_example", "generation_prompt"),
     "pictures": ("open_image", "pixel_inputs"),
+    "table": ("SectionResult", "format_section", "read_formatted_rows"),
     "template": (
         "RenderError",
         "generation_eos_ids",
@@ -33,9 +21,10 @@ _OWNERS = {
         "load_processor",
         "template_hash",
     ),
+    "verify": ("Finding", "verify"),
 }
 _MODULE_OF = {name: module for module, names in _OWNERS.items() for name in names}
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class Span:
 class Formatted:
     """One row as a model is trained on it. Also readable like a dict: `formatted["input_ids"]`."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: Sequence[int]  # list from format_example, int32 array from Formatter
+    labels: Sequence[int]
     spans: tuple[Span, ...]
     text: str  # as rendered, one placeholder a picture
     prompt_text: str  # the generation prompt that evaluation uses
@@ -49,7 +49,7 @@ class Formatted:
 
     @property
     def n_supervised(self) -> int:
-        return sum(label != UNSUPERVISED for label in self.labels)
+        return int(np.count_nonzero(np.asarray(self.labels) != UNSUPERVISED))
 
     @property
     def mm_token_type_ids(self) -> list[int]:
@@ -85,7 +85,7 @@ class Formatter:
     ) -> None:
         self.processor = processor
         self.settings = prompt or PromptSettings()
-        self.renderer = Renderer(processor, template_arguments(self.settings))
+        self.renderer = Renderer(processor, self.settings.template_args)
         self._root = root
         self._tokenizer = tokenizer_of(processor)
         self._pictures = picture_counter(processor)
@@ -160,8 +160,8 @@ class Formatter:
             if span.supervised:
                 labels[span.start : span.end] = ids[span.start : span.end]
         return Formatted(
-            input_ids=ids.tolist(),
-            labels=labels.tolist(),
+            input_ids=ids,
+            labels=labels,
             spans=tuple(spans),
             text=rendered.text,
             prompt_text=rendered.prompt,
@@ -215,11 +215,6 @@ class Formatter:
         return np.concatenate(pieces), np.arange(len(ids) + 1) + np.cumsum(growth)
 
 
-def template_arguments(settings: PromptSettings) -> dict[str, Any]:
-    """Arguments of the chat template that the task sets (dates, thinking)."""
-    return dict(getattr(settings, "template_args", None) or {})
-
-
 def format_example(
     example: Example,
     processor: Any,
@@ -234,7 +229,8 @@ def format_example(
     ends each. with_pixels: decode the pictures too (`pixel_values`, `image_grid_thw`). root: task folder, for
     few-shot pictures. Raises RenderError with the catalogue number when the row cannot be rendered without loss.
     """
-    formatted = Formatter(processor, prompt, root).format(example)
+    made = Formatter(processor, prompt, root).format(example)
+    formatted = replace(made, input_ids=[*map(int, made.input_ids)], labels=[*map(int, made.labels)])
     if with_pixels:
         formatted.image_inputs.update(pixel_inputs(formatted.images, processor))
     return formatted

@@ -145,12 +145,18 @@ class Renderer:
                     "write tool calls and results as text (Hermes form: <tool_call>{…}</tool_call> in the answer), "
                     "fold the system prompt into the first user turn, or use a model whose template has this role",
                 )
-        if talk.tools and self._render(marked, None) == text:
+        if talk.tools and self._same_without_tools(marked, text):
             raise RenderError(
                 11,
                 "the template leaves out the row's tools",
                 "list the tools in the system prompt (Hermes form: <tools>[…]</tools>), or use a model whose template has tools",
             )
+
+    def _same_without_tools(self, marked: list[dict[str, Any]], text: str) -> bool:
+        try:
+            return self._render(marked, None) == text
+        except RenderError:  # a template that cannot do without tools does show them
+            return False
 
     def _cut(self, talk: Conversation, pieces: list[str | int]) -> _Skeleton:
         """Split the marked text at generation prompts and end-of-turn tokens of assistant messages."""

@@ -137,6 +137,8 @@ def image_settings(processor: Any) -> dict[str, Any] | None:
             value = dict(value)
         if isinstance(value, dict):
             value = {name: inner for name, inner in value.items() if inner is not None}
+        if isinstance(value, tuple):
+            value = list(value)
         if key not in ("processor_class", "auto_map") and value is not None:
             settings[key] = value if isinstance(value, int | float | str | list | dict) else str(value)
     return settings
