@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import dagster as dg
+
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from vlm_pipeline.orchestration.assets import task_assets, unusable_task
 from vlm_pipeline.orchestration.executor import loop_executor

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,17 @@ def require(store: TaskStore, names: list[str], remedy: str) -> dict[str, str]:
     if missing:
         raise FileNotFoundError(f"not made yet: {', '.join(missing)} (under {store.base}). {remedy}")
     return {name: str(version) for name, version in versions.items()}
+
+
+@cache
+def code_version(package: str) -> str:
+    """Hash of a package's source: cheap stages run again when their code changed, and keep their data version when
+    that changed nothing. Training and prediction do not use it: a comment must not cost an accelerator hour.
+    """
+    folder = Path(__file__).parent / package
+    return content_hash(
+        {str(file.relative_to(folder)): file_hash(file) for file in sorted(folder.rglob("*.py"))}
+    )
 
 
 def combined_version(versions: Mapping[str, str]) -> str:

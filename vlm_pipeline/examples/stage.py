@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 
 from vlm_pipeline.examples.example import Example, Source, text_of
 from vlm_pipeline.examples.images import ImageLimits
-from vlm_pipeline.examples.leakage import find_leakage, leakage_blocks
+from vlm_pipeline.examples.leakage import find_leakage
 from vlm_pipeline.examples.quarantine import Quarantined
 from vlm_pipeline.examples.raw import (
     RawSection,
@@ -26,10 +25,10 @@ from vlm_pipeline.examples.raw import (
 from vlm_pipeline.examples.reader import detect_format, read_examples
 from vlm_pipeline.examples.sections import assign_sections
 from vlm_pipeline.examples.splits import assign_splits
-from vlm_pipeline.manifest import Artifact, combined_version, make_once, require
+from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, require
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, write_table
 from vlm_pipeline.task import Task
-from vlm_pipeline.verdict import Verdict
+from vlm_pipeline.verdict import Verdict, verdict_once
 
 SOURCE_QUARANTINE = "_source"
 _ROW_FILES = (".jsonl", ".json", ".parquet", ".arrow")
@@ -50,6 +49,7 @@ def make_raw(
     made = {}
     for section in sections:
         inputs = {"source": source, "settings": settings, "overlay": overlay_version(store, section)}
+        inputs["code"] = code_version("examples")
 
         def make(section: str = section) -> Artifact:
             found = reading()[section]
@@ -264,24 +264,33 @@ def usable_rows(task: Task, store: TaskStore) -> Verdict:
 
 def leakage_report(task: Task, store: TaskStore) -> Verdict:
     """Groups, pictures and texts on two sides of a split (FORMAT_FAILURES 31)."""
-    rows = [row for name in task.sections.names for row in read_raw(store.section("raw", name))]
+    return verdict_once(store, "leakage", {"rows": rows_version(task, store)}, lambda: _leakage(task, store))
+
+
+def _leakage(task: Task, store: TaskStore) -> Verdict:
+    rows = (row for name in task.sections.names for row in read_raw(store.section("raw", name)))
     leaks = find_leakage(rows)
-    blocking = leakage_blocks(leaks)
-    table = [
-        json.loads(json.dumps(leak.__dict__ if hasattr(leak, "__dict__") else str(leak), default=str))
+    blocking = [leak for leak in leaks if leak.blocking]
+    shown = [
+        {"kind": leak.kind, "blocks": leak.blocking, "splits": ", ".join(leak.splits), "rows": ", ".join(leak.rows[:3]),
+         "reason": leak.reason, "remedy": leak.remedy}
         for leak in leaks[:_SHOWN]
-    ]
+    ]  # fmt: skip
     metadata = {
-        "rows": len(rows),
-        "findings": len(leaks),
+        "findings": sum(leak.count for leak in leaks),
         "blocking": len(blocking),
-        "first_findings": {"table": table},
+        "first_findings": {"table": shown},
     }
     if blocking:
-        return Verdict(False, f"{len(blocking)} leaks across splits, the first: {blocking[0]}", metadata)
+        first = blocking[0]
+        return Verdict(
+            False,
+            f"{len(blocking)} leaks across splits; rows {', '.join(first.rows[:3])}: {first.reason}; {first.remedy}",
+            metadata,
+        )
     return Verdict(
         True,
-        f"no group and no picture on two sides of a split ({len(leaks)} near-duplicates reported)",
+        f"no group and no picture on two sides of a split; {metadata['findings']} near-duplicates reported",
         metadata,
     )
 

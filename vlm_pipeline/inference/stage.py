@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vlm_pipeline.formatting.stage import evaluation_version
+from vlm_pipeline.formatting.stage import splits_version
 from vlm_pipeline.manifest import Artifact, make_once, require
 from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import TaskStore, content_hash
@@ -32,7 +32,7 @@ def make_predictions(
             store, f"predictions/{predictor.name}", {"status": reason}, lambda: _not_run(reason), log
         )
     inputs = {
-        "rows": evaluation_version(task, store, EVALUATED),
+        "rows": splits_version(task, store, EVALUATED),
         "generation": content_hash(task.generation_of(predictor).model_dump(mode="json")),
         "predictor": content_hash(predictor.model_dump(mode="json", exclude={"label", "generation"})),
     }
@@ -42,6 +42,8 @@ def make_predictions(
             inputs |= require(store, ["adapter"], "Materialize the adapter.")
 
     def make() -> Artifact:
+        from vlm_pipeline.inference.prediction import predictions_version
+
         path = store.path("predictions", f"{predictor.name}.parquet")
         metadata = run_payload(
             {
@@ -54,7 +56,7 @@ def make_predictions(
                 "adapters": {predictor.name: adapter_folder(store, predictor)},
             }
         )
-        return Artifact(table_version(path), metadata, (path,))
+        return Artifact(predictions_version(path), metadata, (path,))
 
     return make_once(store, f"predictions/{predictor.name}", inputs, make, log)
 
@@ -76,14 +78,6 @@ def adapter_folder(store: TaskStore, predictor: Any) -> str | None:
         return None
     name = current_adapter(store) if adapter == "trained" else adapter
     return str(store.path("adapters", name or "missing"))
-
-
-def table_version(path: Any) -> str:
-    """Hash of what was answered; latencies and cache hits are not content."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path, columns=["id", "sample", "text", "error"])
-    return content_hash(table.to_pydict())
 
 
 def _not_run(reason: str) -> Artifact:

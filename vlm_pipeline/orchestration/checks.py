@@ -1,7 +1,5 @@
 """Asset checks: plain functions decide, these wrappers say pass or fail. Blocking ones stand before what costs money."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from vlm_pipeline.examples.stage import leakage_report, usable_rows

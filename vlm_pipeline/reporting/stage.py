@@ -7,7 +7,7 @@ from typing import Any
 
 from vlm_pipeline.examples.stage import quarantine_records
 from vlm_pipeline.formatting.stage import read_formatted, verification_findings
-from vlm_pipeline.manifest import Artifact, make_once, read_manifest, require
+from vlm_pipeline.manifest import Artifact, code_version, make_once, read_manifest, require
 from vlm_pipeline.scoring.stage import READY, predictor_status
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
@@ -31,6 +31,7 @@ def make_report(task: Task, store: TaskStore, log: Callable[[str], None]) -> Art
     inputs = {
         **require(store, ["comparison", "weak_sections"], "Materialize comparison and weak_sections."),
         "quarantine": content_hash(quarantine_records(task, store)),
+        "code": code_version("reporting"),
         "task": task.settings_hash("title", "description", "predictors"),
     }
 

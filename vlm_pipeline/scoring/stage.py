@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vlm_pipeline.formatting.stage import formatted_versions, read_formatted
-from vlm_pipeline.manifest import Artifact, combined_version, make_once, read_manifest, require
+from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, read_manifest, require
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
 from vlm_pipeline.store import TaskStore, content_hash, read_json, write_json
 from vlm_pipeline.task import Task
@@ -30,6 +30,7 @@ def make_metrics(task: Task, store: TaskStore, predictor: Any, log: Callable[[st
         "rows": combined_version(formatted_versions(task, store)),
         "scorers": content_hash([scorer_version(settings) for settings in task.scorers]),
         "thresholds": task.settings_hash("thresholds"),
+        "code": code_version("scoring"),
     }
 
     def make() -> Artifact:
@@ -121,43 +122,92 @@ def make_comparison(
         **require(store, [f"metrics/{name}" for name in names], "Materialize the metrics of all predictors."),
         **require(store, [f"predictions/{name}" for name in names], "Materialize the predictions."),
         "thresholds": task.settings_hash("thresholds"),
+        "code": code_version("scoring"),
     }
 
     def make() -> Artifact:
         from vlm_pipeline.scoring.comparison import compare
 
-        result = compare(**comparison_inputs(task, store, names))
+        statuses = {name: predictor_status(store, name) for name in names}
+        ready = [name for name in names if statuses[name] == READY]
+        if base not in ready:
+            raise ValueError(f"the base {base!r} is {statuses[base]}; nothing can be compared without it")
+        scores, predictions = scored_rows(store, ready, "test")
+        log(f"comparing {', '.join(ready)} on {len({row['id'] for row in scores})} test rows")
+        result = compare(
+            scores,
+            predictions,
+            base=base,
+            tuned=tuned_name(task),
+            conditions={name: conditions(task, store, name) for name in ready},
+            not_run={name: status for name, status in statuses.items() if status != READY},
+            metrics={
+                name: read_json(store.path("metrics", f"{name}.json"))["splits"]["test"] for name in ready
+            },
+            confidence=1 - task.thresholds.alpha,
+        )
         path = store.path("comparison.json")
         write_json(path, result)
-        metadata = {"decision": result["decision"]["sentence"], "predictors": len(names)}
-        return Artifact(content_hash(result), metadata, (path,))
+        return Artifact(content_hash(result), _describe_comparison(result), (path,))
 
     return make_once(store, "comparison", inputs, make, log)
 
 
-def comparison_inputs(
-    task: Task, store: TaskStore, names: Sequence[str], split: str = "test"
-) -> dict[str, Any]:
-    """Scores and predictions of the given predictors on one split, and who did not run and why."""
+def tuned_name(task: Task) -> str | None:
+    """The predictor that the task is about: the first one that uses the trained adapter."""
+    return next((p.name for p in task.predictors if getattr(p, "adapter", None) == "trained"), None)
+
+
+def scored_rows(
+    store: TaskStore, names: Sequence[str], split: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Row scores and predictions of the given predictors on one split."""
     import pyarrow.parquet as pq
 
     from vlm_pipeline.scoring.table import read_scores
 
-    statuses = {name: predictor_status(store, name) for name in names}
-    ready = [name for name in names if statuses[name] == READY]
-    scores = [
-        row
-        for name in ready
-        for row in read_scores(store.path("metrics", f"{name}.parquet"))
-        if row["split"] == split
-    ]
-    predictions = [
-        row
-        for name in ready
-        for row in pq.read_table(store.path("predictions", f"{name}.parquet")).to_pylist()
-        if row["split"] == split
-    ]
-    return {"scores": scores, "predictions": predictions, "statuses": statuses, "split": split}
+    scores: list[dict[str, Any]] = []
+    predictions: list[dict[str, Any]] = []
+    for name in names:
+        scores += [
+            row for row in read_scores(store.path("metrics", f"{name}.parquet")) if row["split"] == split
+        ]
+        table = pq.read_table(store.path("predictions", f"{name}.parquet"), filters=[("split", "==", split)])
+        predictions += table.to_pylist()
+    return scores, predictions
+
+
+def conditions(task: Task, store: TaskStore, name: str) -> dict[str, Any]:
+    """Under which conditions a predictor answered; what its payload did not record stays unknown."""
+    predictor = next(found for found in task.predictors if found.name == name)
+    recorded = read_manifest(store, f"predictions/{name}") or {"metadata": {}}
+    return {
+        "hosted": predictor.kind != "transformers",
+        "engine": recorded["metadata"].get("engine"),
+        "pixels": recorded["metadata"].get("image_settings"),
+        "batching": recorded["metadata"].get("batching"),
+        "generation": task.generation_of(predictor).model_dump(mode="json"),
+        "prompt": task.settings_hash("prompt"),
+    }
+
+
+def _describe_comparison(result: dict[str, Any]) -> dict[str, Any]:
+    pairs = [
+        {
+            "compared": f"{pair['a']} - {pair['b']}", "metric": pair["metric"], "fair": pair["fairness"]["holds"],
+            **{key: (pair["headline"] or {}).get(key) for key in ("difference", "low", "high", "p_decision", "n")},
+        }
+        for pair in result["pairs"]
+    ]  # fmt: skip
+    main = next((pair["headline"] for pair in result["pairs"] if pair["headline"]), None) or {}
+    return {
+        "decision": {"md": f"**{result['decision']['sentence']}**"},
+        "verdict": result["decision"]["verdict"],
+        "difference": main.get("difference"),
+        "p": main.get("p_decision"),
+        "rows": main.get("n"),
+        "pairs": {"table": pairs},
+    }
 
 
 def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
@@ -167,13 +217,14 @@ def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None])
         **require(store, [f"metrics/{name}"], f"Materialize metrics/{name}."),
         "candidate": name,
         "thresholds": task.settings_hash("thresholds"),
+        "code": code_version("scoring"),
     }
 
     def make() -> Artifact:
         from vlm_pipeline.scoring.weak import weak_sections
 
-        found = comparison_inputs(task, store, [name], split="val")
-        result = weak_sections(found["scores"], predictor=name, bar=task.thresholds.primary)
+        scores, _ = scored_rows(store, [name], "val")
+        result = weak_sections(scores, predictor=name, bar=task.thresholds.primary)
         path = store.path("weak_sections.json")
         write_json(path, result)
         return Artifact(content_hash(result), {"candidate": name}, (path,))
@@ -190,7 +241,25 @@ def candidate(task: Task, store: TaskStore) -> str:
 
 
 def fairness_report(task: Task, store: TaskStore) -> Verdict:
-    """The fairness block of the comparison as a check."""
+    """The fairness blocks of all pairs as one check."""
     comparison = read_json(store.path("comparison.json"))
-    fairness = comparison["fairness"]
-    return Verdict(bool(fairness["holds"]), fairness["sentence"], {"fairness": fairness})
+    unfair = {
+        f"{pair['a']} - {pair['b']}": pair["fairness"]["why_not"]
+        for pair in comparison["pairs"]
+        if not pair["fairness"]["holds"]
+    }
+    checks = [
+        {
+            "compared": f"{pair['a']} - {pair['b']}",
+            "check": check["label"],
+            "holds": check["holds"],
+            "detail": check["detail"],
+        }
+        for pair in comparison["pairs"]
+        for check in pair["fairness"]["checks"]
+    ]
+    message = (
+        "; ".join(f"{pair}: {why}" for pair, why in unfair.items())
+        or "all compared models had the same conditions"
+    )
+    return Verdict(not unfair, message, {"checks": {"table": checks}})

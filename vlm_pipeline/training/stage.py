@@ -10,6 +10,7 @@ from vlm_pipeline.manifest import Artifact, make_once, read_manifest, require
 from vlm_pipeline.store import TaskStore, content_hash, file_hash
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.base_model import base_fingerprint
+from vlm_pipeline.training.request import JobSettings
 
 Payload = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -20,6 +21,12 @@ def base_identity(task: Task, store: TaskStore) -> str:
     if folder.is_dir():
         return base_fingerprint(folder, store.cache / "base_fingerprints.json")
     return f"{task.base_model}@{task.revision or 'main'}"
+
+
+def job_settings(task: Task) -> JobSettings:
+    """The task's settings that decide what is trained."""
+    dumped = task.model_dump(mode="json", include=set(JobSettings.model_fields))
+    return JobSettings.model_validate({**dumped, "base_model": task.base_model_path})
 
 
 def current_adapter(store: TaskStore) -> str | None:
@@ -33,7 +40,7 @@ def make_adapter(task: Task, store: TaskStore, train: Payload, log: Callable[[st
     inputs = {
         **require(store, ["training_set"], "Materialize training_set."),
         "base": base_identity(task, store),
-        "settings": task.settings_hash("lora", "training", "quantization", "image"),
+        "settings": job_settings(task).training_hash(),
     }
     adapter_id = content_hash(inputs, length=12)
     folder = store.path("adapters", adapter_id)

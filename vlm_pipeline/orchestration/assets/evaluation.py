@@ -1,7 +1,5 @@
 """Evaluation: predictions and metrics per model, the comparison, the report. Keep scoring out of this module."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg

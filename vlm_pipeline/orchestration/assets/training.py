@@ -1,7 +1,5 @@
 """Training: one adapter of the task's base model. Keep recipes out of this module."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
