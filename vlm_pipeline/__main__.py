@@ -37,10 +37,13 @@ def run_job(task: str, predictors: str | None, max_examples: int) -> int:
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "vlm_pipeline.definitions"]
     command += ["-j", f"retrain_and_eval_{task}"]
     choices = {"predictors": predictors.split(",") if predictors else [], "max_examples": max_examples}
-    if any(choices.values()):
-        config = TaskStore(task).path("requests", f"run_config-{content_hash(choices)}.yaml")
-        write_json(config, {"resources": {"loop": {"config": choices}}})  # JSON is YAML
-        command += ["-c", str(config)]
+    run_config = {
+        "resources": {"loop": {"config": choices}},
+        "loggers": {"console": {"config": {"log_level": "INFO"}}},
+    }
+    config = TaskStore(task).path("requests", f"run_config-{content_hash(run_config)}.yaml")
+    write_json(config, run_config)  # JSON is YAML
+    command += ["-c", str(config)]
     return subprocess.run(command, env={**os.environ, **starter_environment()}, check=False).returncode
 
 

@@ -1,0 +1,189 @@
+"""The first stage on whole task folders: what comes in is used or set aside, and only what changed is made again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vlm_pipeline.examples.raw import read_raw
+from vlm_pipeline.examples.stage import (
+    leakage_report,
+    make_raw,
+    quarantine_records,
+    quarantine_summary,
+    usable_rows,
+)
+from vlm_pipeline.store import TaskStore
+from vlm_pipeline.task import Task, load_task
+
+TASK = """\
+sections: [torque, fluids]
+base_model: ../base_model
+predictors: [{name: base, kind: transformers}]
+scorers: [{kind: quantity}]
+"""
+SPLITS = ("train", "val", "test")
+
+
+def row(section: str, number: int, **changes: object) -> dict:
+    metadata = {
+        "id": f"{section}-{number}",
+        "section": section,
+        "split": SPLITS[number % 3],
+        "answer": f"{number} Nm",
+    }
+    return {
+        "image": f"images/{section}-{number % 6}.png",
+        "conversations": [
+            {"role": "user", "content": f"What is value {number}?"},
+            {"role": "assistant", "content": f"{number} Nm"},
+        ],
+        "metadata": metadata,
+        **changes,
+    }
+
+
+def write_rows(folder: Path, section: str, rows: list[dict | str]) -> None:
+    (folder / "raw").mkdir(parents=True, exist_ok=True)
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
+    (folder / "raw" / f"{section}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    folder = tmp_path / "demo"
+    (folder / "images").mkdir(parents=True)
+    (folder / "task.yaml").write_text(TASK)
+    for shade, section in enumerate(("torque", "fluids")):
+        for number in range(6):
+            Image.new("RGB", (40, 30), (40 * number, 100 * shade, 9)).save(
+                folder / "images" / f"{section}-{number}.png"
+            )
+        write_rows(folder, section, [row(section, number) for number in range(12)])
+    return load_task(folder)
+
+
+def make(task: Task, store: TaskStore, *sections: str) -> dict:
+    return make_raw(task, store, sections or task.sections.names, lambda message: None)
+
+
+def ids(store: TaskStore, section: str) -> list[str]:
+    return [example.id for example in read_raw(store.section("raw", section))]
+
+
+def test_every_row_is_used_or_in_quarantine_with_file_line_and_reason(task: Task, tmp_path: Path) -> None:
+    bad = [
+        "{broken",
+        row("torque", 50, image="images/missing.png"),
+        row("torque", 51, image="../../outside.png"),
+        row(
+            "torque",
+            52,
+            conversations=[{"role": "user", "content": "?"}, {"role": "assistant", "content": " "}],
+        ),
+        row("torque", 53, metadata={"id": "torque-53"}),
+        row("torque", 0),
+        row(
+            "torque",
+            54,
+            conversations=[{"role": "wizard", "content": "?"}, {"role": "assistant", "content": "1"}],
+        ),
+    ]
+    write_rows(task.root, "torque", [*(row("torque", number) for number in range(12)), *bad])
+    store = TaskStore("demo", tmp_path / "store")
+    make(task, store)
+    records = quarantine_records(task, store)
+    assert len(ids(store, "torque")) == 12
+    assert [record["line"] for record in records] == [13, 14, 15, 16, 17, 18, 19]
+    assert all(record["file"].endswith("torque.jsonl") and record["reason"] for record in records)
+    assert quarantine_summary(task, store).metadata["rows"] == 7
+    assert "7 rows are in quarantine" in usable_rows(task, store).message
+
+
+def test_a_task_without_a_usable_row_says_why_in_one_sentence(task: Task, tmp_path: Path) -> None:
+    for section in ("torque", "fluids"):
+        write_rows(task.root, section, [row(section, number, image="images/gone.png") for number in range(3)])
+    store = TaskStore("demo", tmp_path / "store")
+    make(task, store)
+    verdict = usable_rows(task, store)
+    assert not verdict.passed
+    assert "has no usable row" in verdict.message and "gone.png" in verdict.message
+
+
+def test_a_section_without_test_rows_is_named(task: Task, tmp_path: Path) -> None:
+    write_rows(task.root, "fluids", [row("fluids", number) for number in (0, 1, 3, 4)])
+    store = TaskStore("demo", tmp_path / "store")
+    make(task, store)
+    assert "fluids (test)" in usable_rows(task, store).message
+
+
+def test_changing_one_section_changes_its_version_and_no_other(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    before = make(task, store)
+    write_rows(task.root, "torque", [row("torque", number) for number in range(13)])
+    after = make(task, store)
+    assert after["torque"].data_version != before["torque"].data_version
+    assert after["fluids"].data_version == before["fluids"].data_version
+    assert make(task, store)["torque"].reused
+
+
+def test_a_file_written_again_with_the_same_content_changes_nothing(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    before = make(task, store)
+    os.utime(task.root / "raw" / "torque.jsonl", (1, 1))
+    os.utime(task.root / "images" / "torque-1.png", (1, 1))
+    after = make(task, store)
+    assert {name: made.data_version for name, made in after.items()} == {
+        name: made.data_version for name, made in before.items()
+    }
+
+
+def test_a_picture_painted_over_changes_its_section(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    before = make(task, store)
+    Image.new("RGB", (40, 30), (255, 255, 255)).save(task.root / "images" / "fluids-1.png")
+    after = make(task, store)
+    assert after["fluids"].data_version != before["fluids"].data_version
+    assert after["torque"].data_version == before["torque"].data_version
+
+
+def test_regenerated_rows_stand_in_for_source_rows_and_can_be_removed(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    before = make(task, store)["torque"]
+    overlay = store.path("overlay", "torque")
+    overlay.mkdir(parents=True)
+    better = row("torque", 3)
+    better["conversations"][1]["content"] = "3.5 Nm"
+    (overlay / "round-1.jsonl").write_text(json.dumps(better) + "\n")
+    changed = make(task, store)["torque"]
+    answers = {example.id: example.answer for example in read_raw(store.section("raw", "torque"))}
+    assert answers["torque-3"] == "3.5 Nm" and len(answers) == 12
+    (overlay / "round-1.jsonl").unlink()
+    assert changed.data_version != before.data_version == make(task, store)["torque"].data_version
+
+
+def test_a_regenerated_test_row_is_refused(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    overlay = store.path("overlay", "torque")
+    overlay.mkdir(parents=True)
+    (overlay / "round-1.jsonl").write_text(json.dumps(row("torque", 2)) + "\n")  # a test row
+    make(task, store)
+    (record,) = quarantine_records(task, store)
+    assert record["kind"] == "overlay_split"
+
+
+def test_a_dev_run_takes_so_many_rows_of_each_section_and_split(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    made = make(task.model_copy(update={"max_examples": 2}), store)
+    assert made["torque"].metadata["rows"] == 6
+
+
+def test_the_same_picture_in_train_and_test_blocks(task: Task, tmp_path: Path) -> None:
+    picture = (task.root / "images" / "torque-0.png").read_bytes()
+    (task.root / "images" / "torque-2.png").write_bytes(picture)
+    store = TaskStore("demo", tmp_path / "store")
+    make(task, store)
+    verdict = leakage_report(task, store)
+    assert not verdict.passed and "torque" in verdict.message
