@@ -36,15 +36,20 @@ class TrainingSettings(Settings):
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else float32
     packing: Literal["shared", "none"] = "shared"  # questions of one image in one sequence
     token_budget: int = Field(4096, gt=0)  # tokens in one packed sequence
+    attention: Literal["auto", "packed", "dense", "flex"] = "auto"  # how packed branches are kept apart
+    image_feature_memory_mb: int = Field(512, gt=0)  # frozen image features kept in memory; the rest goes to disk
     eval_steps: int = Field(100, gt=0)
     save_steps: int = Field(100, gt=0)
     log_steps: int = Field(10, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
+    eval_rows: int = Field(256, ge=0)  # val rows whose loss is measured at each evaluation
     gate_rows: int = Field(32, ge=0)  # val rows generated at each evaluation; 0 switches the gate off
+    gate_zero: Literal["refuse", "warn"] = "refuse"  # when the loss fell and no val answer scores anything
     gate_patience: int = Field(5, gt=0)  # evaluations without a better task score before stopping
     seed: int = 0
     workers: int = Field(2, ge=0)
     from_adapter: str | None = None  # continue from this adapter id (or "promoted")
+    replay: float = Field(1.0, ge=0, le=1)  # with from_adapter: share of the rows of unchanged sections trained again
 
 
 class QuantizationSettings(Settings):

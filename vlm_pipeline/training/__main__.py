@@ -1,0 +1,54 @@
+"""The training payload: `python -m vlm_pipeline.training REQUEST.json` (fields: `TrainingRequest`)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from vlm_pipeline.compute.payload import PayloadError, Reporter, run_payload
+
+
+def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str]:
+    """Train and save; returns (metadata, data version of the adapter)."""
+    from vlm_pipeline.training.request import parse_request
+
+    request, job = parse_request(raw)
+    reporter.say("loading torch, transformers and peft")
+    from vlm_pipeline.training.recipe import Training
+    from vlm_pipeline.training.record import AdapterError, adapter_version
+
+    try:
+        training = Training(request, job, reporter)
+        training.setup()
+        training.train()
+        record = training.save()
+    except AdapterError as error:
+        raise PayloadError(str(error)) from error
+    return summary(record), adapter_version(record)
+
+
+def summary(record: dict[str, Any]) -> dict[str, Any]:
+    """The figures that an orchestrator shows for a finished training."""
+    speed, last = record["throughput"], record["evaluations"][-1:]
+    return {
+        "adapter_id": record.get("id", ""),
+        "steps": record["steps"],
+        "chosen_step": record["chosen_step"],
+        "training_rows": record["training_set"]["rows"],
+        "trainable_parameters": record["trainable_parameters"],
+        "final_loss": record["loss_curve"][-1]["loss"],
+        **({"val_loss": last[0]["val_loss"]} if last else {}),
+        **({"val_task_score": last[0]["score"]} if last and last[0]["score"] is not None else {}),
+        "accelerator_seconds": round(speed["training_seconds"], 2),
+        "tokens": speed["tokens"],
+        "tokens_per_second": round(speed["tokens_per_second"], 1),
+        "row_tokens_per_second": round(speed["row_tokens_per_second"], 1),
+        "rows_per_second": round(speed["rows_per_second"], 3),
+        "utilisation": round(speed["utilisation"], 4),
+        "peak_memory_bytes": speed["peak_memory_bytes"],
+        "cost_usd": 0.0,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_payload(work))

@@ -1,0 +1,185 @@
+"""Attention over packed sequences: branches see their shared prefix and themselves, never each other.
+
+A packed sequence is one row of tokens, group after group; a group is its prefix, then its branches:
+
+    | prefix A | branch A1 | branch A2 | prefix B | branch B1 | ...
+
+`Layout` says where everything lies. Three ways to attend by it, equal to rounding:
+`shared_prefix_attention` (scaled dot-product attention part by part: no work on masked pairs), `dense_mask`
+(one boolean mask: any model that takes 4D masks), `flex_mask` (a FlexAttention block mask for GPUs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "shared_prefix"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group in a sequence, in tokens: where it starts, its shared prefix, the lengths of its branches."""
+
+    start: int
+    prefix: int
+    branches: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + self.prefix + sum(self.branches)
+
+    @property
+    def branch_starts(self) -> list[int]:
+        starts, position = [], self.start + self.prefix
+        for length in self.branches:
+            starts.append(position)
+            position += length
+        return starts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Index tensors of one group with a shared prefix, made once and used by every layer."""
+
+    gather: torch.Tensor  # [branches, longest]: token positions, padded with the branch's last
+    scatter: torch.Tensor  # [sum of branch lengths]: where each token lies in the flattened padded branches
+    mask: torch.Tensor  # [1, 1, longest, prefix + longest], True = may be seen
+
+
+class Layout:
+    """Where groups lie in a sequence of `length` tokens; keeps the index tensors on `device`."""
+
+    def __init__(self, groups: Sequence[Group], device: torch.device | str = "cpu") -> None:
+        self.groups = tuple(groups)
+        self.length = self.groups[-1].end
+        self.device = torch.device(device)
+
+    @cached_property
+    def parts(self) -> list[_Part | None]:
+        return [self._part(group) if group.prefix and len(group.branches) > 1 else None for group in self.groups]
+
+    def _part(self, group: Group) -> _Part:
+        lengths = torch.tensor(group.branches)
+        starts = torch.tensor(group.branch_starts)
+        longest = int(lengths.max())
+        steps = torch.arange(longest)
+        valid = steps < lengths[:, None]
+        gather = starts[:, None] + torch.minimum(steps, lengths[:, None] - 1)
+        own = torch.ones(longest, longest, dtype=torch.bool).tril()
+        mask = torch.cat([torch.ones(longest, group.prefix, dtype=torch.bool), own], dim=1)[None, None]
+        scatter = valid.flatten().nonzero()[:, 0]
+        return _Part(gather.to(self.device), scatter.to(self.device), mask.to(self.device))
+
+    @cached_property
+    def token_kinds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Group number and branch number (0 in the prefix) of every token, each of shape [length]."""
+        group_of, branch_of = torch.zeros(self.length, dtype=torch.int), torch.zeros(self.length, dtype=torch.int)
+        for number, group in enumerate(self.groups):
+            group_of[group.start : group.end] = number
+            for branch, (start, length) in enumerate(zip(group.branch_starts, group.branches, strict=True), 1):
+                branch_of[start : start + length] = branch
+        return group_of.to(self.device), branch_of.to(self.device)
+
+    def dense_mask(self) -> torch.Tensor:
+        """Boolean mask of shape [1, 1, length, length], True = may be seen. Quadratic in memory."""
+        group_of, branch_of = self.token_kinds
+        same_group = group_of[:, None] == group_of[None, :]
+        visible = (branch_of[None, :] == 0) | (branch_of[:, None] == branch_of[None, :])
+        causal = torch.ones(self.length, self.length, dtype=torch.bool, device=self.device).tril()
+        return (same_group & visible & causal)[None, None]
+
+    def flex_mask(self) -> Any:
+        """FlexAttention block mask of the same pattern (needs a GPU to be worth it)."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        group_of, branch_of = self.token_kinds
+
+        def visible(batch: Any, head: Any, query: Any, key: Any) -> Any:
+            shared = (branch_of[key] == 0) | (branch_of[key] == branch_of[query])
+            return (query >= key) & (group_of[query] == group_of[key]) & shared
+
+        return create_block_mask(visible, None, None, self.length, self.length, device=str(self.device))
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    packing_layout: Layout | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention function in the transformers interface; without a layout it is plain SDPA.
+
+    Shapes: query [1, heads, tokens, dim], key and value [1, key heads, tokens, dim]; returns [1, tokens, heads, dim].
+    """
+    if packing_layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    grouped = key.shape[1] != query.shape[1]
+    options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": grouped}
+    outputs: list[torch.Tensor] = []
+    for group, part in zip(packing_layout.groups, packing_layout.parts, strict=True):
+        if part is None:
+            outputs += _separate(group, query, key, value, options)
+            continue
+        end = group.start + group.prefix
+        q, k, v = (states[:, :, group.start : end] for states in (query, key, value))
+        outputs.append(scaled_dot_product_attention(q, k, v, is_causal=True, **options))
+        outputs.append(_branches(part, query, key, value, k, v, options))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _separate(group: Group, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: dict[str, Any]) -> list[torch.Tensor]:
+    """Branches that share nothing (or a single one, whose prefix is its own beginning): causal, one by one."""
+    starts = [group.start] if group.prefix else group.branch_starts
+    ends = [*starts[1:], group.end]
+    return [
+        scaled_dot_product_attention(
+            query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], is_causal=True, **options
+        )
+        for start, end in zip(starts, ends, strict=True)
+    ]  # fmt: skip
+
+
+def _branches(
+    part: _Part,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    prefix_key: torch.Tensor,
+    prefix_value: torch.Tensor,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """All branches of a group as one batch over [prefix, own tokens]; returns [1, heads, branch tokens, dim]."""
+    count = part.gather.shape[0]
+
+    def own(states: torch.Tensor) -> torch.Tensor:
+        return states[0][:, part.gather].transpose(0, 1)
+
+    def with_prefix(prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return torch.cat([prefix.expand(count, -1, -1, -1), own(states)], dim=2)
+
+    attended = scaled_dot_product_attention(
+        own(query), with_prefix(prefix_key, key), with_prefix(prefix_value, value), attn_mask=part.mask, **options
+    )
+    return attended.transpose(0, 1).flatten(1, 2)[:, part.scatter][None]
+
+
+def use_shared_prefix_attention(model: Any) -> None:
+    """Let the language model attend through `shared_prefix_attention`; the vision tower keeps its own."""
+    AttentionInterface.register(NAME, shared_prefix_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    composite = model.config.get_text_config() is not model.config
+    model.set_attn_implementation({"text_config": NAME} if composite else NAME)

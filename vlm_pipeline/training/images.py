@@ -1,0 +1,165 @@
+"""Frozen image features: the vision tower sees every image once, whatever the number of questions and epochs.
+
+Order of look-up: memory (bounded, least recently used leaves first), disk (`<store>/cache/image_features`, one
+safetensors file per image, written when memory overflows), the vision tower. The key names the image bytes, the
+base's weights, the precision and the image settings, so a stale feature cannot be found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from vlm_pipeline.compute.payload import PayloadError
+from vlm_pipeline.formatting.template import image_settings
+from vlm_pipeline.store import content_hash, write_bytes
+from vlm_pipeline.training.rows import Row
+
+_PATCHES_PER_CALL = 16_384  # bounds the vision tower's activations
+
+
+def read_pixels(processor: Any, row: Row, number: int) -> dict[str, torch.Tensor]:
+    """The model's own preprocessing of one image of a row; refuses bytes or grids that differ from the formatted row."""
+    path, sha = row.images[number], row.image_sha256[number]
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise PayloadError(f"row {row.id}: image {path} cannot be read: {error.strerror}") from error
+    if not hashlib.sha256(data).hexdigest().startswith(sha):
+        raise PayloadError(f"row {row.id}: image {path} has changed since formatting; materialize formatted_examples again")
+    with Image.open(BytesIO(data)) as image:
+        inputs = processor.image_processor(images=[image.convert("RGB")], return_tensors="pt")
+    if "image_grid_thw" in inputs and row.image_grid:
+        grid = tuple(inputs["image_grid_thw"][0].tolist())
+        if grid != row.image_grid[number]:
+            raise PayloadError(
+                f"row {row.id}: image {path} is cut into {grid} patches now and was into {row.image_grid[number]} at "
+                "formatting; the image settings differ, materialize formatted_examples again"
+            )
+    return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+
+
+class ImageFeatures:
+    """Features of images in language-model width, one tensor [image tokens, hidden] per image."""
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        identity: str,
+        memory_bytes: int,
+        folder: Path | None = None,
+        workers: int = 2,
+        frozen: bool = True,
+    ) -> None:
+        self._model, self._processor, self._frozen = model, processor, frozen
+        self._identity = content_hash([identity, str(model.dtype), image_settings(processor)])
+        self._memory: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._limit, self._bytes, self._folder = memory_bytes, 0, folder
+        self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="image")
+        self._pending: dict[str, Future[dict[str, torch.Tensor]]] = {}
+        self.tower_calls = 0  # images that went through the vision tower
+        self.reused = 0  # images found in memory or on disk
+
+    def prefetch(self, images: Iterable[tuple[Row, int]]) -> None:
+        """Start preprocessing of what is not at hand, in worker threads (decoding and resizing release the GIL)."""
+        for row, number in images:
+            key = row.image_sha256[number]
+            if key not in self._memory and key not in self._pending and not self._on_disk(key):
+                self._pending[key] = self._pool.submit(read_pixels, self._processor, row, number)
+
+    def get(self, images: Sequence[tuple[Row, int]]) -> list[torch.Tensor]:
+        """Features in the given order, on the model's device."""
+        found: dict[str, torch.Tensor] = {}
+        missing: dict[str, tuple[Row, int]] = {}
+        for row, number in images:
+            key = row.image_sha256[number]
+            if key in found or key in missing:
+                continue
+            stored = self._look_up(key) if self._frozen else None
+            if stored is None:
+                missing[key] = (row, number)
+            else:
+                found[key] = stored
+                self.reused += 1
+        self.prefetch(missing.values())
+        pixels = {key: self._pending.pop(key).result() for key in missing}
+        for key, features in zip(missing, self._compute(list(pixels.values())), strict=True):
+            found[key] = features
+            if self._frozen:
+                self._remember(key, features)
+        device = self._model.device
+        return [found[row.image_sha256[number]].to(device) for row, number in images]
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _compute(self, pixels: list[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
+        self.tower_calls += len(pixels)
+        features: list[torch.Tensor] = []
+        for batch in self._batches(pixels):
+            inputs = {name: torch.cat([one[name] for one in batch]).to(self._model.device) for name in batch[0]}
+            with torch.set_grad_enabled(not self._frozen and torch.is_grad_enabled()):
+                outputs = self._model.get_image_features(**inputs)
+            pooled = getattr(outputs, "pooler_output", outputs)
+            if isinstance(pooled, torch.Tensor) and len(batch) == 1:
+                pooled = [pooled]
+            features += [one.reshape(-1, one.shape[-1]) for one in pooled]
+        return features
+
+    @staticmethod
+    def _batches(pixels: list[dict[str, torch.Tensor]]) -> Iterable[list[dict[str, torch.Tensor]]]:
+        """Models that take patch lists see several images a call; others one, since sizes may differ."""
+        batch: list[dict[str, torch.Tensor]] = []
+        patches = 0
+        for one in pixels:
+            size = len(one["pixel_values"]) if "image_grid_thw" in one else _PATCHES_PER_CALL
+            if batch and patches + size > _PATCHES_PER_CALL:
+                yield batch
+                batch, patches = [], 0
+            batch.append(one)
+            patches += size
+        if batch:
+            yield batch
+
+    def _look_up(self, key: str) -> torch.Tensor | None:
+        if key in self._memory:
+            self._memory.move_to_end(key)
+            return self._memory[key]
+        if self._on_disk(key):
+            try:
+                features = load(self._file(key).read_bytes())["features"]
+            except (OSError, SafetensorError, KeyError):  # half gone or damaged: computed again
+                self._file(key).unlink(missing_ok=True)
+                return None
+            self._remember(key, features)
+            return features
+        return None
+
+    def _remember(self, key: str, features: torch.Tensor) -> None:
+        # A copy: a slice of the tower's output would keep the whole batch alive.
+        self._memory[key] = features.detach().to("cpu", copy=True)
+        self._bytes += features.nbytes
+        while self._bytes > self._limit and len(self._memory) > 1:
+            oldest, tensor = self._memory.popitem(last=False)
+            self._bytes -= tensor.nbytes
+            if self._folder is not None and not self._on_disk(oldest):
+                write_bytes(self._file(oldest), save({"features": tensor.contiguous()}))
+
+    def _file(self, key: str) -> Path:
+        assert self._folder is not None
+        return self._folder / self._identity / key[:2] / f"{key}.safetensors"
+
+    def _on_disk(self, key: str) -> bool:
+        return self._folder is not None and self._frozen and self._file(key).is_file()

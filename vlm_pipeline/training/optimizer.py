@@ -1,0 +1,31 @@
+"""Optimizer and learning-rate schedule by the settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import get_scheduler
+
+from vlm_pipeline.compute.payload import PayloadError
+from vlm_pipeline.settings.training import TrainingSettings
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW, in 32 bits (fused) or with bitsandbytes' 8-bit states. Raises PayloadError where those need a GPU."""
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, fused=True, **options)
+    if parameters[0].device.type != "cuda":
+        raise PayloadError(f"training.optimizer {settings.optimizer} needs an NVIDIA GPU; use adamw here")
+    import bitsandbytes
+
+    maker = bitsandbytes.optim.AdamW8bit if settings.optimizer == "adamw_8bit" else bitsandbytes.optim.PagedAdamW8bit
+    return maker(parameters, **options)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, settings: TrainingSettings, total_steps: int) -> Any:
+    """Warm-up, then the named decay over `total_steps`. `warmup` below 1 is a share of them."""
+    warmup = round(settings.warmup * total_steps) if settings.warmup < 1 else int(settings.warmup)
+    name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
+    return get_scheduler(name, optimizer, num_warmup_steps=min(warmup, total_steps), num_training_steps=total_steps)

@@ -1,0 +1,74 @@
+"""The adapter record: written last and atomically. An adapter without a completed record does not exist."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.store import content_hash, file_hash, read_json, write_json
+
+RECORD_FILE = "record.json"
+VERSION = 1
+REQUIRED = (
+    "version", "id", "base", "template_hash", "image_settings", "training_set", "settings", "seed", "adapted_modules",
+    "trainable_parameters", "loss_curve", "throughput", "files",
+)  # fmt: skip
+
+
+class AdapterError(Exception):
+    """The folder holds no adapter that can be used; the message says why and what to do."""
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Complete the adapter in `folder`: hash its files and write the record. Raises ValueError for a missing field."""
+    files = {
+        file.relative_to(folder).as_posix(): file_hash(file, 64)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != RECORD_FILE and not file.name.startswith(".")
+    }
+    record = {"version": VERSION, "id": folder.name, **record, "files": files, "completed_at": time.time()}
+    missing = [name for name in REQUIRED if name not in record]
+    if missing:
+        raise ValueError(f"the adapter record lacks {', '.join(missing)}")
+    write_json(folder / RECORD_FILE, record)
+    return record
+
+
+def read_record(folder: Path | str, verify_files: bool = True) -> dict[str, Any]:
+    """The completed record of an adapter. Raises AdapterError where there is none or a file is not what it records."""
+    folder = Path(folder)
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        raise AdapterError(f"{folder} has no {RECORD_FILE}: training did not finish, so there is no adapter; train again")
+    try:
+        record = read_json(path)
+    except ValueError as error:
+        raise AdapterError(str(error)) from error
+    missing = [name for name in REQUIRED if name not in record]
+    if missing:
+        raise AdapterError(f"{path} lacks {', '.join(missing)}: it is not a completed record; train again")
+    if verify_files:
+        for name, digest in record["files"].items():
+            if not (folder / name).is_file():
+                raise AdapterError(f"{folder / name} is missing, the record lists it; restore it or train again")
+            if file_hash(folder / name, 64) != digest:
+                raise AdapterError(f"{folder / name} is not the file that was trained (its hash differs); restore it or train again")
+    return record
+
+
+def adapter_version(record: dict[str, Any]) -> str:
+    """Data version of an adapter: its weights, base and prompt, and no time."""
+    weights = {name: digest for name, digest in record["files"].items() if name.endswith(".safetensors")}
+    return content_hash([weights, record["base"]["fingerprint"], record["template_hash"], record["image_settings"]])
+
+
+def list_adapters(folder: Path | str) -> list[dict[str, Any]]:
+    """Records of all completed adapters below `folder`, the oldest first; unfinished ones are left out."""
+    records = []
+    for path in sorted(Path(folder).glob(f"*/{RECORD_FILE}")):
+        try:
+            records.append(read_record(path.parent, verify_files=False))
+        except AdapterError:
+            continue
+    return sorted(records, key=lambda record: record.get("completed_at", 0))

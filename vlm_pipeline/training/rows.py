@@ -1,0 +1,143 @@
+"""Formatted rows as training reads them: token ids and labels stay in Arrow, one row is decoded at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vlm_pipeline.compute.payload import PayloadError
+from vlm_pipeline.store import content_hash
+
+IGNORE = -100
+_NEEDED = ("id", "section", "group", "split", "input_ids", "labels", "n_prompt", "images", "image_sha256", "image_grid")
+_WANTED = ("answer", "answer_value", "metadata", "content_hash", "prompt_text")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One formatted row. `input_ids` and `labels`: int64 arrays of shape [n_tokens]; grids are (t, h, w) in patches."""
+
+    id: str
+    section: str
+    group: str
+    input_ids: np.ndarray
+    labels: np.ndarray
+    n_prompt: int
+    images: tuple[str, ...]
+    image_sha256: tuple[str, ...]
+    image_grid: tuple[tuple[int, int, int], ...]
+    answer: str = ""
+    answer_value: Any = None
+    metadata: dict[str, Any] | None = None
+    prompt_text: str = ""
+
+    @property
+    def n_supervised(self) -> int:
+        return int((self.labels[1:] != IGNORE).sum())
+
+
+class Rows(Sequence[Row]):
+    """The rows of one split, in a fixed order (section, then file order)."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table.combine_chunks()
+        self._columns = {name: self.table.column(name).combine_chunks() for name in self.table.column_names}
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        column = self._columns
+        answer_value, metadata = (_json(_optional(column, name, index)) for name in ("answer_value", "metadata"))
+        return Row(
+            id=column["id"][index].as_py(),
+            section=column["section"][index].as_py(),
+            group=column["group"][index].as_py(),
+            input_ids=_array(column["input_ids"], index),
+            labels=_array(column["labels"], index),
+            n_prompt=column["n_prompt"][index].as_py(),
+            images=tuple(column["images"][index].as_py() or ()),
+            image_sha256=tuple(column["image_sha256"][index].as_py() or ()),
+            image_grid=tuple(tuple(grid) for grid in column["image_grid"][index].as_py() or ()),
+            answer=_optional(column, "answer", index) or "",
+            answer_value=answer_value,
+            metadata=metadata,
+            prompt_text=_optional(column, "prompt_text", index) or "",
+        )
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every row, shape [n_rows]."""
+        return pc.list_value_length(self._columns["input_ids"]).to_numpy(zero_copy_only=False)
+
+    def subset(self, indices: Sequence[int]) -> Rows:
+        """The rows at these indices, in this order."""
+        return Rows(self.table.take(pa.array(indices, pa.int64())))
+
+    def content(self) -> str:
+        """Hash of what the model sees and must say, row by row and in order."""
+        if "content_hash" in self._columns:
+            return content_hash([self._columns["id"].to_pylist(), self._columns["content_hash"].to_pylist()])
+        return content_hash([[row.id, row.input_ids.tolist(), row.labels.tolist(), row.image_sha256] for row in self])
+
+
+def read_rows(paths: Sequence[Path | str], split: str) -> Rows:
+    """Read one split of the formatted tables. Raises PayloadError naming a missing file or column."""
+    tables = []
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise PayloadError(f"{path} does not exist; materialize formatted_examples first")
+        names = pq.read_schema(path).names
+        missing = [name for name in _NEEDED if name not in names]
+        if missing:
+            raise PayloadError(f"{path} lacks the columns {', '.join(missing)}; materialize formatted_examples again")
+        columns = [*_NEEDED, *(name for name in _WANTED if name in names)]
+        tables.append(pq.read_table(path, columns=columns, filters=[("split", "==", split)]))
+    if not tables:
+        raise PayloadError("no formatted table was given")
+    return Rows(pa.concat_tables(tables, promote_options="permissive"))
+
+
+def replay_rows(rows: Rows, changed_sections: Sequence[str], share: float, seed: int) -> Rows:
+    """All rows of the changed sections and a seeded share of the groups of every other section."""
+    keys = zip(rows.table.column("section").to_pylist(), rows.table.column("group").to_pylist(), strict=True)
+    threshold = int(share * 2**32)
+    kept = [
+        index
+        for index, (section, group) in enumerate(keys)
+        if section in changed_sections or int(content_hash([seed, group], 8), 16) < threshold
+    ]
+    return rows.subset(kept)
+
+
+def check_rows(rows: Rows, split: str = "train") -> None:
+    """Refuse what cannot teach anything, before a model is loaded (labels all masked is one of the silent failures)."""
+    if len(rows) == 0:
+        raise PayloadError(f"the {split} split has no rows; check the sections and the split ratios in task.yaml")
+    masked = [row.id for row in rows if row.n_supervised == 0]
+    if masked:
+        shown = ", ".join(masked[:5])
+        raise PayloadError(f"{len(masked)} of {len(rows)} {split} rows have no supervised token ({shown}); fix the formatting")
+
+
+def _array(column: pa.Array, index: int) -> np.ndarray:
+    return column[index].values.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _optional(columns: dict[str, pa.Array], name: str, index: int) -> Any:
+    return columns[name][index].as_py() if name in columns else None
+
+
+def _json(text: str | None) -> Any:
+    return json.loads(text) if isinstance(text, str) and text else text
