@@ -10,6 +10,7 @@ from typing import Any
 
 _OWNERS = {
     "conversation": ("Conversation", "build_conversation"),
+    "findings": ("CATALOGUE", "Finding"),
     "labels": ("Formatted", "Formatter", "Prompt", "format_example", "generation_prompt"),
     "pictures": ("open_image", "pixel_inputs"),
     "table": ("SectionResult", "format_section", "read_formatted_rows"),
@@ -21,7 +22,7 @@ _OWNERS = {
         "load_processor",
         "template_hash",
     ),
-    "verify": ("Finding", "verify"),
+    "verification": ("blocking", "verify", "verify_batch"),
 }
 _MODULE_OF = {name: module for module, names in _OWNERS.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -69,7 +69,10 @@ def make_formatted(
 def _format(
     task: Task, store: TaskStore, section: str, processor: Any, log: Callable[[str], None]
 ) -> Artifact:
-    from vlm_pipeline.formatting.row_view import markdown_preview
+    try:
+        from vlm_pipeline.formatting.row_view import markdown_preview
+    except ImportError:
+        markdown_preview = lambda *a: ""
     from vlm_pipeline.formatting.table import format_section, formatted_schema
 
     path = store.section("formatted", section)
@@ -180,36 +183,35 @@ def verification_report(task: Task, store: TaskStore) -> Verdict:
 
 
 def _verify(task: Task, store: TaskStore) -> Verdict:
-    from vlm_pipeline.formatting.table import read_formatted_rows
+    from vlm_pipeline.formatting.findings import summary
     from vlm_pipeline.formatting.template import load_processor
-    from vlm_pipeline.formatting.verify import verify
+    from vlm_pipeline.formatting.verification import blocking, verify
 
     processor = load_processor(task.base_model_path, task.revision, task.image)
-    findings = verify(task, read_formatted_rows(formatted_paths(task, store)), processor)
-    records = [finding.as_dict() for finding in findings]
-    write_json(store.path("findings.json"), records)
+    findings = verify(task, formatted_paths(task, store), processor)
+    write_json(store.path("findings.json"), [finding.as_dict() for finding in findings])
+    stopping = blocking(findings)
     rows = sum(
-        len(read_formatted(task, store, [split], ["id"])) for split in ("train", "val", "test", "final")
+        (read_manifest(store, f"formatted/{name}") or {})["metadata"]["rows"] for name in task.sections.names
     )
-    sections = Counter(record["section"] or "all" for record in records)
+    sections = sorted({finding.section or "all" for finding in stopping})
     metadata = {
         "rows": rows,
-        "findings": len(records),
-        "failing_sections": dict(sections),
-        "first_findings": {"table": [_shown(record) for record in records[:_SHOWN]]},
+        "findings": len(findings),
+        "blocking": len(stopping),
+        "failing_sections": sections,
+        "failures": {"table": summary(findings)},
+        "first_rows": {"table": [_shown(finding.as_dict()) for finding in stopping[:_SHOWN]]},
     }
-    if records:
-        first = records[0]
-        message = (
-            f"{len(records)} findings in {', '.join(sections)}. First: failure {first['number']}, row {first['row_id']}: "
-            f"{first['message']}. {first['remedy']}"
+    if stopping:
+        return Verdict(
+            False, f"{len(stopping)} findings in {', '.join(sections)}. First: {stopping[0]}", metadata
         )
-        return Verdict(False, message, metadata)
     return Verdict(True, f"all {rows} rows are fit to train on", metadata)
 
 
 def _shown(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: record.get(key) for key in ("number", "section", "row_id", "message", "remedy")}
+    return {key: record[key] for key in ("number", "section", "row_id", "message", "picture", "remedy")}
 
 
 def verification_findings(task: Task, store: TaskStore) -> list[dict[str, Any]]:

@@ -66,6 +66,7 @@ def formatted_schema() -> Any:
             "prompt_text": pa.string(),
             "messages": pa.string(),  # JSON: what was rendered, task prompt included
             "tools": pa.string(),  # JSON or null
+            "question": pa.string(),
             "answer": pa.string(),
             "answer_value": pa.string(),  # JSON of metadata.answer, or null
             "metadata": pa.string(),  # JSON
@@ -205,6 +206,7 @@ def formatted_row(example: Example, made: Formatted, seen: str, image_folder: Pa
         "prompt_text": made.prompt_text,
         "messages": json.dumps(made.messages, ensure_ascii=False),
         "tools": None if example.tools is None else json.dumps(example.tools, ensure_ascii=False),
+        "question": example.question,
         "answer": made.answer,
         "answer_value": None if answer_value is None else json.dumps(answer_value, ensure_ascii=False),
         "metadata": json.dumps(example.metadata, ensure_ascii=False),

@@ -51,6 +51,8 @@ class Markers:
     end_of_turn_id: int
     inner_end_of_turn: str  # the same between turns; differs in a few templates
     inner_end_of_turn_id: int
+    bos_first: int  # BOS tokens that the template writes for one question and answer
+    bos_more: int  # and for each further pair
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -267,7 +269,11 @@ def _markers(processor: Any, _template: str, arguments_json: str) -> Markers:
     after_question = prompted[prompted.find(marks[0]) + len(marks[0]) :]
     inner = _first_control(tokenizer, text[places[1] + len(marks[1]) : places[2]])
     last = _first_control(tokenizer, text[places[3] + len(marks[3]) :])
-    return Markers(appended or after_question, last[0], last[1], inner[0], inner[1])
+    bos = tokenizer.bos_token or "\0"
+    first = render_text(processor, messages[:2], tools, arguments).count(bos)
+    return Markers(
+        appended or after_question, last[0], last[1], inner[0], inner[1], first, text.count(bos) - first
+    )
 
 
 def _first_control(tokenizer: Any, after_answer: str) -> tuple[str, int]:

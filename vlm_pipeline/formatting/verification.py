@@ -1,0 +1,167 @@
+"""Proof that formatted rows are fit to train on: every row of the set against every known silent failure."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.examples.example import Example
+from vlm_pipeline.formatting.checks.evidence import Evidence, Model, gather
+from vlm_pipeline.formatting.checks.labels import check_labels
+from vlm_pipeline.formatting.checks.model import check_model
+from vlm_pipeline.formatting.checks.together import PromptCensus, SplitWatch
+from vlm_pipeline.formatting.checks.tokens import (
+    check_control_words,
+    check_ids,
+    check_pictures,
+    check_prompt,
+    check_rendering,
+)
+from vlm_pipeline.formatting.findings import Finding
+from vlm_pipeline.formatting.labels import Formatter
+from vlm_pipeline.formatting.table import formatted_row, read_formatted_rows, read_table_metadata
+from vlm_pipeline.formatting.template import RenderError
+from vlm_pipeline.task import Task
+
+_BATCH_ROWS = 256
+_PICTURES = 5  # rows of each failure that are shown in words
+
+
+def verify(task: Task, rows: Any, processor: Any) -> list[Finding]:
+    """Findings over all rows, with row id, failure number and remedy; an empty list means fit to train.
+
+    rows: path(s) of formatted tables, a pyarrow Table, or an iterable of dicts (`input_ids` and `labels` at
+    least: a table made elsewhere is checked as far as its columns go) or of Examples, which are formatted first.
+    Rows are streamed; only what the leakage check compares is kept. Findings that do not block say so.
+    """
+    table = _table_metadata(rows)
+    try:
+        model = Model(processor, task.prompt)
+    except RenderError as error:
+        return [Finding(error.number, error.message, error.remedy)]
+    found = check_model(task, processor, table)
+    census = PromptCensus(task.prompt, table)
+    splits = SplitWatch()
+    look_alikes: Counter[str] = Counter()
+    shown: Counter[int] = Counter()
+    for batch in _batches(_dicts(rows, task, processor, found)):
+        for evidence in gather(batch, model):
+            _check_row(evidence, model, census, look_alikes, task.prompt.max_tokens)
+            splits.add(evidence.row)
+            found += _with_pictures(evidence, model, shown)
+    found += census.findings()
+    found += splits.findings()
+    for word, count in look_alikes.most_common():
+        found.append(
+            Finding(
+                15,
+                f"{count} rows write {word}, which this model reads as ordinary text",
+                "nothing to do if it is part of the answer format; else remove it",
+                blocking=False,
+            )
+        )
+    return found
+
+
+def verify_batch(
+    task: Task, input_ids: Any, labels: Any, attention_mask: Any, processor: Any
+) -> list[Finding]:
+    """The same checks on a collated batch (arrays of shape [rows, tokens]), after padding: failures 1-12 and 17."""
+    rows = []
+    for number, (ids, marks, mask) in enumerate(zip(input_ids, labels, attention_mask, strict=True)):
+        kept = [position for position, used in enumerate(mask) if int(used)]
+        rows.append(
+            {
+                "id": f"row {number} of the batch",
+                "input_ids": [int(ids[p]) for p in kept],
+                "labels": [int(marks[p]) for p in kept],
+            }
+        )
+    model = Model(processor, task.prompt)
+    census = PromptCensus(task.prompt, {})
+    found = []
+    for evidence in gather(rows, model):
+        _check_row(evidence, model, census, Counter(), task.prompt.max_tokens)
+        found += _with_pictures(evidence, model, Counter())
+    return found
+
+
+def blocking(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that must stop training."""
+    return [finding for finding in findings if finding.blocking]
+
+
+def _check_row(
+    row: Evidence, model: Model, census: PromptCensus, look_alikes: Counter[str], limit: int
+) -> None:
+    check_ids(row, model)
+    check_prompt(row, model)
+    check_rendering(row, model)
+    check_pictures(row, model)
+    check_control_words(row, model, look_alikes)
+    check_labels(row, model)
+    census.add(row)
+    if len(row.ids) > limit:
+        row.add(
+            5,
+            f"the row has {len(row.ids):,} tokens, more than prompt.max_tokens = {limit:,}",
+            "shorten the row, lower image.max_pixels or raise prompt.max_tokens; rows are never cut",
+        )
+
+
+def _with_pictures(row: Evidence, model: Model, shown: Counter[int]) -> Iterator[Finding]:
+    """The row's findings, one of each number; the first rows of each failure come with a picture in words."""
+    for number, same in itertools.groupby(
+        sorted(row.found, key=lambda finding: finding.number), key=lambda f: f.number
+    ):
+        finding = next(same)
+        shown[number] += 1
+        yield replace(finding, picture=row.picture(model)) if shown[number] <= _PICTURES else finding
+
+
+def _dicts(rows: Any, task: Task, processor: Any, found: list[Finding]) -> Iterator[dict[str, Any]]:
+    if isinstance(rows, str | Path):
+        yield from read_formatted_rows(rows)
+        return
+    if hasattr(rows, "to_batches"):
+        for batch in rows.to_batches(max_chunksize=_BATCH_ROWS):
+            yield from batch.to_pylist()
+        return
+    formatter = None
+    for number, row in enumerate(rows):
+        if isinstance(row, str | Path):
+            yield from read_formatted_rows(row)
+        elif isinstance(row, Example):
+            formatter = formatter or Formatter(processor, task.prompt, task.root)
+            try:
+                yield formatted_row(row, formatter.format(row), "", task.root)
+            except RenderError as error:
+                found.append(Finding(error.number, error.message, error.remedy, row.id, row.section))
+        else:
+            yield {"id": f"row {number}", **(row if isinstance(row, dict) else vars(row))}
+
+
+def _table_metadata(rows: Any) -> dict[str, Any]:
+    import json
+
+    if hasattr(rows, "schema"):
+        raw = rows.schema.metadata or {}
+        found = {key.decode(): value.decode() for key, value in raw.items()}
+        return {
+            key: value if key == "template_hash" else json.loads(value)
+            for key, value in found.items()
+            if key in ("template_hash", "image_settings", "prompt")
+        }
+    first = (
+        rows if isinstance(rows, str | Path) else rows[0] if isinstance(rows, list | tuple) and rows else None
+    )
+    return read_table_metadata(first) if isinstance(first, str | Path) else {}
+
+
+def _batches(items: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while batch := list(itertools.islice(items, _BATCH_ROWS)):
+        yield batch
