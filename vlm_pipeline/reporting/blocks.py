@@ -1,0 +1,233 @@
+"""The blocks of the report that are plain facts and tables: training, weak sections, quarantine, provenance, plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from vlm_pipeline.reporting.changes import Changes, flatten
+from vlm_pipeline.reporting.costs import cost_table
+from vlm_pipeline.reporting.inputs import ReportInputs
+from vlm_pipeline.reporting.rows import Row
+from vlm_pipeline.reporting.view import Comparison, Metric, Table, is_number
+
+Facts = list[tuple[str, Any]]
+_FIRST = 50
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Ready for the template, the workbook and the summaries."""
+
+    training_facts: Facts
+    plan_facts: Facts
+    weak: dict[str, Any] | None
+    quarantine: Table
+    quarantine_rows: Table
+    quarantine_total: int
+    findings: Table
+    probes: Table | None
+    costs: Table
+    provenance: list[tuple[str, Facts]]
+    changes: Changes | None
+
+    def as_context(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def make_blocks(
+    inputs: ReportInputs, view: Comparison, rows: Sequence[Row], changes: Changes | None
+) -> Blocks:
+    counts, first, total = quarantine_tables(inputs.quarantine)
+    return Blocks(
+        training_facts=training_facts(inputs.adapter),
+        plan_facts=list(flatten(inputs.plan or {}).items())[:40],
+        weak=weak_block(inputs.weak, view),
+        quarantine=counts,
+        quarantine_rows=first,
+        quarantine_total=total,
+        findings=findings_table(inputs.findings),
+        probes=probes_table(inputs.probes),
+        costs=cost_table(view, rows),
+        provenance=provenance(inputs),
+        changes=changes,
+    )
+
+
+def training_facts(record: Mapping[str, Any] | None) -> Facts:
+    """What an adapter is and how fast it was trained; lists and long hashes stay in the provenance."""
+    if not record:
+        return []
+    facts: Facts = [("Adapter", record.get("id"))]
+    base = record.get("base")
+    facts.append(("Base model", PurePath(str(base.get("model"))).name if isinstance(base, Mapping) else base))
+    for key, label in (
+        ("training_rows", "Training rows"),
+        ("steps", "Optimizer steps"),
+        ("trainable_parameters", "Trainable parameters"),
+        ("seed", "Seed"),
+    ):
+        facts.append((label, record.get(key)))
+    throughput = record.get("throughput") or {}
+    for key, value in (flatten(throughput) if isinstance(throughput, Mapping) else {}).items():
+        facts.append((key.replace("_", " ").replace(".", ": ").capitalize(), value))
+    return [(name, value) for name, value in facts if value is not None and value != ""]
+
+
+_FINDINGS = {"weak": "weak", "undecided": "undecided", "strong": "above the bar"}
+
+
+def weak_block(weak: Mapping[str, Any] | None, view: Comparison) -> dict[str, Any] | None:
+    """Sections as scoring ranked them (weakest evidence first), with kinds of failure and the rows that show them."""
+    if not weak or not weak.get("sections"):
+        return None
+    key = f"{weak.get('scorer')}.{weak.get('metric')}"
+    metric = next((m for m in view.metrics if m.key == key), view.headline)
+    bar = weak.get("bar")
+    entries = []
+    for section in weak["sections"]:
+        finding = str(section.get("finding"))
+        text = f"{metric.value(section.get('estimate'))} {metric.interval(section.get('low'), section.get('high'))}".strip()
+        text += f" against a bar of {metric.value(bar)}" if is_number(bar) else ""
+        text += f", n {section['n']:,}" if is_number(section.get("n")) else ""
+        text += f", {section['n_unscored']:,} unscored" if section.get("n_unscored") else ""
+        if is_number(section.get("rows_to_decide")):
+            text += f"; about {section['rows_to_decide']:,} rows would decide"
+        failures = section.get("failures") or ()
+        entries.append(
+            {
+                "name": str(section.get("section")),
+                "weak": finding == "weak",
+                "verdict": _FINDINGS.get(finding, finding),
+                "text": text,
+                "kinds": "; ".join(f"{str(f.get('kind')).replace('_', ' ')}: {f.get('n'):,}" for f in failures),
+                "rows": [str(row) for f in failures for row in (f.get("rows") or ())[:3]][:8],
+            }
+        )
+    labels = {p.name: p.label for p in view.predictors}
+    who = labels.get(str(weak.get("predictor")), str(weak.get("predictor") or "the candidate"))
+    note = (
+        f"{who}, {metric.label.lower()}, on {weak.get('split', 'val')} rows and never on test rows. A section is weak when its whole "
+        "interval lies on the wrong side of the bar, not when its estimate does."
+    )
+    return {"entries": entries, "note": note, "split": str(weak.get("split", "val"))}
+
+
+def quarantine_tables(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Table, Table, int]:
+    """Counts by section and kind, the first rows, and the total."""
+    if isinstance(records, Mapping):
+        counted = [
+            (section, reason, count)
+            for section, reasons in records.items()
+            for reason, count in (reasons.items() if isinstance(reasons, Mapping) else [("", reasons)])
+            if count
+        ]
+        return (
+            Table(("Section", "Reason", "Rows"), tuple(counted), "Quarantined rows"),
+            Table((), ()),
+            sum(int(c[2]) for c in counted),
+        )
+    counts = Counter(
+        (str(r.get("section") or "no section"), str(r.get("kind") or r.get("reason") or "")) for r in records
+    )
+    table = Table(
+        ("Section", "Kind", "Rows"),
+        tuple(
+            (s, k.replace("_", " "), n)
+            for (s, k), n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        ),
+        "Quarantined rows",
+    )
+    first = tuple(
+        (
+            f"{PurePath(str(r.get('file') or '')).name}:{r.get('line') or ''}",
+            str(r.get("row_id") or r.get("id") or ""),
+            str(r.get("reason") or ""),
+        )
+        for r in records[:_FIRST]
+    )
+    return table, Table(("Where", "Row", "Reason"), first, "First quarantined rows"), len(records)
+
+
+def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
+    """Findings of verification grouped by what is wrong: how many rows, the first of them, what to do."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for finding in findings:
+        kind = str(finding.get("failure") or finding.get("kind") or "")
+        groups.setdefault((kind, str(finding.get("remedy") or "")), []).append(finding)
+    lines = []
+    for (kind, remedy), group in groups.items():
+        ids = [str(f.get("row") or f.get("row_id") or f.get("id") or "") for f in group]
+        message = str(group[0].get("message") or group[0].get("detail") or group[0].get("reason") or "")
+        lines.append(
+            (
+                kind.replace("_", " ") or "finding",
+                len(group),
+                message,
+                ", ".join(i for i in ids[:3] if i),
+                remedy,
+            )
+        )
+    return Table(("Finding", "Rows", "First message", "First rows", "Remedy"), tuple(lines), "Findings")
+
+
+def probes_table(probes: Mapping[str, Any] | None) -> Table | None:
+    """Per predictor: passed of all, interval, and the two facts `passes the bar` and `demonstrated`."""
+    if not probes:
+        return None
+    metric = Metric("probes", "Probes", percent=True)
+    block = probes.get("predictors") or probes
+    lines = []
+    for name, result in block.items():
+        if isinstance(result, Mapping) and is_number(result.get("estimate")):
+            lines.append(
+                (
+                    name,
+                    metric.value(result["estimate"]),
+                    metric.interval(result.get("low"), result.get("high")),
+                    result.get("n"),
+                    result.get("passes"),
+                    result.get("demonstrated"),
+                )
+            )
+    return (
+        Table(
+            ("Predictor", "Passed", "95 % interval", "n", "Passes the bar", "Demonstrated"),
+            tuple(lines),
+            "Hand-written critical questions",
+        )
+        if lines
+        else None
+    )
+
+
+def provenance(inputs: ReportInputs) -> list[tuple[str, Facts]]:
+    """Hashes, versions and settings, from the caller and from what lies in the inputs."""
+    groups: list[tuple[str, Facts]] = []
+    if inputs.provenance:
+        groups.append(("Data versions", _rows_of(inputs.provenance)))
+    record = {k: v for k, v in (inputs.adapter or {}).items() if k not in ("loss_curve", "log", "throughput")}
+    if record:
+        groups.append(("Adapter record", _rows_of(record)))
+    if inputs.task:
+        groups.append(("Settings of the task", _rows_of(inputs.task)))
+    document = inputs.comparison
+    facts = {
+        "scorer versions": document.get("scorer_versions"),
+        "seed": document.get("seed"),
+        "confidence": document.get("confidence"),
+        "split": document.get("split"),
+    }
+    groups.append(("Comparison", _rows_of({k: v for k, v in facts.items() if v is not None})))
+    return [(name, rows) for name, rows in groups if rows]
+
+
+def _rows_of(block: Mapping[str, Any]) -> Facts:
+    flat = {key: value for key, value in flatten(block).items() if value not in (None, "", [])}
+    return [
+        (key, value if is_number(value) or isinstance(value, bool) else str(value)[:500])
+        for key, value in list(flat.items())[:200]
+    ]

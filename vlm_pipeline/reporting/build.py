@@ -1,0 +1,303 @@
+"""Build a report: read the inputs once, draw, write everything whole, keep the earlier ones.
+
+Layout of a report folder::
+
+    index.html report.json summary.md report.xlsx rows.csv rows.parquet figures/<name>.{svg,png}    the newest
+    versions/<data version>/…                                                                       the same, kept
+    versions/index.json                                                                             versions by age
+
+A version is written in a hidden folder and renamed when it is complete; then its files replace the newest ones, each
+atomically. index.html needs none of the other files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.reporting import summary
+from vlm_pipeline.reporting.blocks import make_blocks
+from vlm_pipeline.reporting.changes import Changes, compare_reports
+from vlm_pipeline.reporting.figures import cost, forest, numeric, sections, training
+from vlm_pipeline.reporting.figures.style import Figure
+from vlm_pipeline.reporting.inputs import ReportInputs
+from vlm_pipeline.reporting.page import candidate_of, render_page
+from vlm_pipeline.reporting.reading import read_comparison
+from vlm_pipeline.reporting.rows import Change, Row, join_rows, largest_changes
+from vlm_pipeline.reporting.thumbnails import make_thumbnails
+from vlm_pipeline.reporting.view import Comparison
+from vlm_pipeline.reporting.workbook import ROW_COLUMNS, row_lines, write_workbook
+from vlm_pipeline.store import (
+    atomic_path,
+    content_hash,
+    read_json,
+    write_bytes,
+    write_json,
+    write_table,
+    write_text,
+)
+
+VERSIONS = "versions"
+KEEP = 10  # versions kept beside the newest
+_VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class BuiltReport:
+    """What was written. `metadata` is plain JSON for an asset: `{"md": …}` and `{"path": …}` mark their kind."""
+
+    folder: Path
+    index: Path
+    data_version: str
+    files: tuple[Path, ...]
+    metadata: dict[str, Any]
+    figures: tuple[Figure, ...]
+    sentence: str
+
+
+def build_report(
+    inputs: ReportInputs,
+    folder: Path | str,
+    log: Callable[[str], None] = lambda message: None,
+    keep: int = KEEP,
+) -> BuiltReport:
+    """Write the report of `inputs` into `folder`. Equal inputs give equal bytes.
+
+    Raises ValueError when the comparison has no base or the data version cannot be a folder name, OSError when
+    something cannot be written; the report that lay there stays usable then.
+    """
+    folder = Path(folder)
+    view = read_comparison(inputs)
+    log(f"report: {len(view.measured)} of {len(view.predictors)} predictors measured, reading rows")
+    rows = join_rows(inputs, view)
+    changes = largest_changes(rows, view, candidate_of(view).name)
+    version = inputs.data_version or _version_of(inputs, view, rows)
+    if not _VERSION_NAME.fullmatch(version):
+        raise ValueError(
+            f"the data version {version!r} cannot name a folder: use letters, digits, '.', '_' and '-'"
+        )
+    log(f"report: drawing figures of {len(rows):,} rows")
+    figures = draw_figures(inputs, view, rows)
+    thumbnails = make_thumbnails(_wanted_pictures(rows, changes), inputs.image_root)
+    blocks = make_blocks(inputs, view, rows, None)
+    document = summary.report_document(view, rows, blocks, version)
+    since = _since(inputs, folder, version, document)
+    blocks = make_blocks(inputs, view, rows, since) if since else blocks
+
+    (folder / VERSIONS).mkdir(parents=True, exist_ok=True)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder / VERSIONS))
+    try:
+        log("report: writing page, tables and workbook")
+        write_text(hidden / "index.html", render_page(view, figures, rows, changes, thumbnails, blocks))
+        write_json(hidden / "report.json", document)
+        write_text(hidden / "summary.md", summary.summary_markdown(view, blocks, figures, link="index.html"))
+        write_text(hidden / "rows.csv", rows_csv(view, rows))
+        write_table(hidden / "rows.parquet", rows_arrow(view, rows))
+        with atomic_path(hidden / "report.xlsx") as temporary:
+            write_workbook(temporary, view, rows, changes, thumbnails, blocks)
+        for figure in figures:
+            write_text(hidden / "figures" / f"{figure.name}.svg", figure.svg)
+            write_bytes(hidden / "figures" / f"{figure.name}.png", figure.png)
+        final = folder / VERSIONS / version
+        if final.exists():
+            shutil.rmtree(final)
+        hidden.chmod(0o755)
+        hidden.rename(final)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    files = _publish(final, folder)
+    _remember(folder, version, keep)
+    preview = summary.summary_markdown(view, blocks, figures, pictures=("forest", "sections"))
+    metadata: dict[str, Any] = {
+        "decision": view.decision.sentence,
+        "verdict": view.decision.verdict,
+        "report": {"path": str((folder / "index.html").absolute())},
+        "overview": {"md": preview},
+        "rows": len(rows),
+        "quarantined": blocks.quarantine_total,
+        "weak_sections": len(document["weak_sections"]),
+        **summary.headline_numbers(view),
+    }
+    log(f"report: {folder / 'index.html'}")
+    return BuiltReport(
+        folder, folder / "index.html", version, files, metadata, tuple(figures), view.decision.sentence
+    )
+
+
+def draw_figures(inputs: ReportInputs, view: Comparison, rows: Sequence[Row]) -> list[Figure]:
+    """Every figure that there is data for, in the order of the page."""
+    pairs = numeric_pairs(rows)
+    scale = whole_scale(inputs, pairs)
+    comparable = pairs if scale or one_unit(rows) else {}
+    rewards = {
+        p.name: [
+            a.reward for row in rows if (a := row.answers.get(p.name)) is not None and a.reward is not None
+        ]
+        for p in view.measured
+    }
+    drawn = [
+        forest.headline_forest(view),
+        forest.metrics_forest(view),
+        training.training_curve(inputs.adapter),
+        training.loop_history(inputs.rounds, view),
+        numeric.predicted_expected(comparable, view.measured),
+        numeric.confusion(comparable, view.measured, *scale) if scale else None,
+        numeric.error_distribution(comparable, view.measured),
+        numeric.reward_distribution(rewards, view.measured),
+        sections.section_heatmap(view),
+        sections.radar(view),
+        sections.failure_kinds(view),
+        cost.cost_quality(view),
+    ]
+    return [figure for figure in drawn if figure is not None]
+
+
+def numeric_pairs(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
+    """(expected, predicted) of every row where both were read as a number, by predictor."""
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, answer in row.answers.items():
+            if answer.expected_number is not None and answer.extracted_number is not None:
+                pairs.setdefault(name, []).append((answer.expected_number, answer.extracted_number))
+    return pairs
+
+
+def whole_scale(inputs: ReportInputs, pairs: dict[str, list[tuple[float, float]]]) -> tuple[int, int] | None:
+    """Ends of a closed whole-number scale of at most 13 steps: the score scorer's, where the task has one."""
+    for scorer in inputs.task.get("scorers") or ():
+        if isinstance(scorer, dict) and scorer.get("kind") == "score":
+            low, high = scorer.get("low", 0), scorer.get("high", 10)
+            return (int(low), int(high)) if high - low <= 12 else None
+    return None
+
+
+def one_unit(rows: Sequence[Row]) -> bool:
+    """Whether numbers of all rows may share an axis: numbers without units do, quantities of many units do not."""
+    expected = [a.expected_number for row in rows for a in row.answers.values()]
+    known = sum(value is not None for value in expected)
+    return known > 0.9 * max(1, len(expected))
+
+
+def rows_csv(view: Comparison, rows: Sequence[Row]) -> str:
+    """One line per row and predictor. Text that a spreadsheet would run as a formula gets a leading apostrophe."""
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(ROW_COLUMNS)
+    for line in row_lines(view, rows):
+        writer.writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in line])
+    return target.getvalue()
+
+
+def _harmless(text: str) -> str:
+    if text[:1] in ("=", "@", "\t", "\r") or (
+        text[:1] in ("+", "-") and not re.fullmatch(r"[+-]?[\d.,\s%]*", text)
+    ):
+        return "'" + text
+    return text.replace("\x00", "\ufffd")
+
+
+def rows_arrow(view: Comparison, rows: Sequence[Row]) -> Any:
+    """The same lines as a pyarrow Table with exact texts."""
+    import pyarrow as pa
+
+    numbers = {
+        "score": pa.float64(),
+        "tokens_in": pa.int64(),
+        "tokens_out": pa.int64(),
+        "latency_s": pa.float64(),
+        "cost_usd": pa.float64(),
+    }
+    columns = list(zip(*row_lines(view, rows), strict=True)) or [()] * len(ROW_COLUMNS)
+    arrays = [
+        pa.array(column, numbers.get(name, pa.string()))
+        for name, column in zip(ROW_COLUMNS, columns, strict=True)
+    ]
+    return pa.table(arrays, names=list(ROW_COLUMNS))
+
+
+def _wanted_pictures(rows: Sequence[Row], changes: tuple[Sequence[Change], Sequence[Change]]):
+    """Pictures of the largest changes first, then in the order of the rows."""
+    for row in (*(c.row for side in changes for c in side), *rows):
+        if row.image:
+            row.image_key = row.image_key or row.image
+            yield row.image_key, row.image
+
+
+def _version_of(inputs: ReportInputs, view: Comparison, rows: Sequence[Row]) -> str:
+    """Hash of what the report shows; rows count by their answers and outcomes."""
+    answers = [
+        (row.id, row.expected, [(name, a.text, a.outcome, a.score) for name, a in row.answers.items()])
+        for row in rows
+    ]
+    return content_hash(
+        [
+            inputs.comparison,
+            inputs.metrics,
+            inputs.adapter,
+            inputs.weak,
+            inputs.task,
+            list(inputs.quarantine),
+            answers,
+        ]
+    )
+
+
+def _since(inputs: ReportInputs, folder: Path, version: str, document: dict[str, Any]) -> Changes | None:
+    previous = inputs.previous
+    if previous is None:
+        before = _versions(folder)
+        before = before[: before.index(version)] if version in before else before
+        kept = [folder / VERSIONS / name / "report.json" for name in reversed(before)]
+        previous = next((read_json(path) for path in kept if path.exists()), None)
+    return compare_reports(previous, document) if previous else None
+
+
+def _versions(folder: Path) -> list[str]:
+    return [
+        name
+        for name in read_json(folder / VERSIONS / "index.json", default=[])
+        if _VERSION_NAME.fullmatch(str(name))
+    ]
+
+
+def _remember(folder: Path, version: str, keep: int) -> None:
+    """Note the version as the newest and remove the ones beyond `keep`."""
+    versions = _versions(folder)
+    if version not in versions:
+        versions.append(version)
+    for old in versions[:-keep]:
+        if old != version:
+            shutil.rmtree(folder / VERSIONS / old, ignore_errors=True)
+    write_json(folder / VERSIONS / "index.json", versions[-keep:])
+
+
+def _publish(version_folder: Path, folder: Path) -> tuple[Path, ...]:
+    """Put the version's files in front, each atomically (hard links where the file system has them); index.html last."""
+    sources = sorted(
+        (p for p in version_folder.rglob("*") if p.is_file()), key=lambda p: (p.name == "index.html", str(p))
+    )
+    targets = []
+    for source in sources:
+        target = folder / source.relative_to(version_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link = target.with_name(f".{target.name}.new")
+        link.unlink(missing_ok=True)
+        try:
+            os.link(source, link)
+        except OSError:
+            shutil.copyfile(source, link)
+        link.replace(target)
+        targets.append(target)
+    present = {t.name for t in targets}
+    for stale in (folder / "figures").glob("*"):
+        if stale.name not in present:
+            stale.unlink()
+    return tuple(targets)

@@ -1,0 +1,161 @@
+"""The rows as JSON for the page: columns and a pool of strings, so that equal texts are stored once.
+
+The page may hold only so much: very long answers are cut (their length is kept and shown), and all texts together
+stay within a budget by lowering the cut. `rows.parquet` beside the page always holds everything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from vlm_pipeline.reporting.rows import Answer, Row
+from vlm_pipeline.reporting.thumbnails import Thumbnails
+from vlm_pipeline.reporting.view import Comparison, Predictor
+
+TEXT_BUDGET = 9_000_000  # characters of all texts in the page
+LONGEST = 120_000
+OUTCOMES = ("right", "wrong", "unscored", "error")
+
+# Outlines of the predictors' marks on a field from -6 to 6, in the order of figures/style.py MARKERS.
+SHAPES = (
+    "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
+    "M0,-5.6L5.6,0L0,5.6L-5.6,0Z",
+    "M-4,-4H4V4H-4Z",
+    "M0,-5L5,4.4H-5Z",
+    "M0,5L5,-4.4H-5Z",
+    "M-1.7,-5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7Z",
+    "M-2.6,-5L0,-2.4L2.6,-5L5,-2.6L2.4,0L5,2.6L2.6,5L0,2.4L-2.6,5L-5,2.6L-2.4,0L-5,-2.6Z",
+    "M0,-5L4.5,-2.5V2.5L0,5L-4.5,2.5V-2.5Z",
+)
+
+
+class _Pool:
+    """Strings by index; -1 is the empty string."""
+
+    def __init__(self) -> None:
+        self.strings: list[str] = []
+        self._index: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        if not text:
+            return -1
+        index = self._index.get(text)
+        if index is None:
+            index = self._index[text] = len(self.strings)
+            self.strings.append(text)
+        return index
+
+
+def page_data(
+    rows: Sequence[Row], view: Comparison, thumbnails: Thumbnails, budget: int = TEXT_BUDGET
+) -> dict[str, Any]:
+    """Plain JSON for the row browser. Answer codes: `t` text (-2: no prediction), `o` outcome, `s` score, `x` read as,
+    `r` rule, `j` reason, `f` failure, `a`/`b` span in UTF-16 units, `n` tokens out, `l` seconds, `c` dollars."""
+    predictors = shown_predictors(rows, view)
+    limit = _limit(rows, budget)
+    pool = _Pool()
+    sections = sorted({row.section for row in rows})
+    failures = ["", *sorted({a.failure for row in rows for a in row.answers.values() if a.failure})]
+    section_index = {name: i for i, name in enumerate(sections)}
+    failure_index = {name: i for i, name in enumerate(failures)}
+    pictures = {key: i for i, key in enumerate(thumbnails.images)}
+    reasons = ["", *sorted(set(thumbnails.left_out.values()))]
+    columns: dict[str, list[Any]] = {
+        "id": [row.id for row in rows],
+        "section": [section_index[row.section] for row in rows],
+        "group": [row.group for row in rows],
+        "q": [pool(row.question[:limit]) for row in rows],
+        "e": [pool(row.expected[:limit]) for row in rows],
+        "img": [pictures.get(row.image_key, -1) for row in rows],
+        "nopic": [reasons.index(thumbnails.left_out.get(row.image_key, "")) for row in rows],
+    }
+    answers = []
+    for predictor in predictors:
+        column: dict[str, list[Any]] = {
+            name: [] for name in ("t", "cut", "o", "s", "x", "r", "j", "f", "a", "b", "n", "l", "c", "err")
+        }
+        for row in rows:
+            _append(column, row.answers.get(predictor.name), pool, limit, failure_index)
+        answers.append(column)
+    return {
+        "predictors": [{"label": p.label, "slot": p.slot, "standIn": p.stand_in} for p in predictors],
+        "baseline": next((i for i, p in enumerate(predictors) if p.name == view.baseline), 0),
+        "metric": {"label": view.headline.label, "lowerIsBetter": view.headline.lower_is_better},
+        "shapes": list(SHAPES),
+        "sections": sections,
+        "failures": failures,
+        "noPicture": reasons,
+        "strings": pool.strings,
+        "columns": columns,
+        "answers": answers,
+        "thumbs": [thumbnails.data_uri(key) for key in thumbnails.images],
+    }
+
+
+def shown_predictors(rows: Sequence[Row], view: Comparison) -> list[Predictor]:
+    """Predictors that answered at least one row, in the order of the comparison."""
+    names = {name for row in rows for name in row.answers}
+    return [p for p in view.predictors if p.name in names]
+
+
+def script_json(value: Any) -> str:
+    """JSON that cannot end the script element that holds it, nor open a comment in it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _append(
+    column: dict[str, list[Any]], answer: Answer | None, pool: _Pool, limit: int, failures: dict[str, int]
+) -> None:
+    if answer is None:
+        for name, value in {
+            "t": -2,
+            "cut": 0,
+            "o": 2,
+            "s": None,
+            "x": -1,
+            "r": -1,
+            "j": -1,
+            "f": 0,
+            "a": -1,
+            "b": -1,
+            "n": None,
+            "l": None,
+            "c": 0,
+            "err": -1,
+        }.items():
+            column[name].append(value)
+        return
+    text = answer.text[:limit]
+    start, end = answer.span if answer.span and answer.span[1] <= limit else (-1, -1)
+    if start >= 0 and not text.isascii():
+        start, end = (len(text[:offset].encode("utf-16-le")) // 2 for offset in (start, end))
+    for name, value in {
+        "t": pool(text), "cut": len(answer.text) if len(answer.text) > limit else 0, "o": OUTCOMES.index(answer.outcome),
+        "s": _rounded(answer.score, 4), "x": pool(answer.extracted[:200]), "r": pool(answer.rule), "j": pool(answer.reason[:limit]),
+        "f": failures[answer.failure], "a": start, "b": end, "n": answer.tokens_out, "l": _rounded(answer.latency_s, 4),
+        "c": _rounded(answer.cost_usd, 6) or 0, "err": pool(answer.error[:2000]),
+    }.items():  # fmt: skip
+        column[name].append(value)
+
+
+def _limit(rows: Sequence[Row], budget: int) -> int:
+    """Largest cut of the ladder with which all distinct texts fit the budget."""
+    lengths = [
+        len(t)
+        for t in {
+            text
+            for row in rows
+            for text in (row.question, row.expected, *(a.text for a in row.answers.values()))
+        }
+    ]
+    for limit in (LONGEST, 20_000, 8_000, 4_000, 2_000, 1_000, 500, 250):
+        if sum(min(length, limit) for length in lengths) <= budget:
+            return limit
+    return 120
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(float(value), digits)

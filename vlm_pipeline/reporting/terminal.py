@@ -1,0 +1,108 @@
+"""The end of a run in the terminal: a compact table in colour and the decision in one sentence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from vlm_pipeline.reporting.view import Metric, is_number, p_text
+from vlm_pipeline.store import TaskStore, read_json
+
+_STYLES = {
+    "better": "bold green",
+    "worse": "bold red",
+    "incomparable": "bold red",
+    "undecided": "bold yellow",
+    "not run": "bold yellow",
+}
+
+
+def print_summary(store: TaskStore, file: TextIO | None = None) -> int:
+    """Print the newest report of a task. Returns 0, or 1 when there is none (and says what to do)."""
+    path = store.path("report", "report.json")
+    document = read_json(path, default=None)
+    if document is None:
+        print(f"No report yet ({path} does not exist): run the loop first.", file=file or sys.stderr)
+        return 1
+    print_report(document, link=str(store.path("report", "index.html")), file=file)
+    return 0
+
+
+def print_report(document: Mapping[str, Any], *, link: str | None = None, file: TextIO | None = None) -> None:
+    """Print the contents of a `report.json`. Names and sentences are text, never terminal markup or escapes."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=file, highlight=False, soft_wrap=False)
+    metrics = [Metric(m["key"], m["label"], m["lower_is_better"], m["percent"]) for m in document["metrics"]]
+    headline = next(
+        (m for m in metrics if m.key == document["headline"]), metrics[0] if metrics else Metric("", "")
+    )
+    table = Table(
+        title=_safe(f"{document['title']}: {document['split']} rows"),
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    table.add_column("Predictor", overflow="fold")
+    for name in (headline.label, "95 % interval", "n", "Unscored", "Difference", "95 % interval", "p"):
+        table.add_column(
+            _safe(name), justify="left" if "interval" in name else "right", no_wrap="interval" in name
+        )
+    paired = {
+        (d["predictor"], d["baseline"]): d
+        for d in document["differences"]
+        if d["metric"] == headline.key and d["section"] is None
+    }
+    for predictor in document["predictors"]:
+        name = predictor["label"] + (f" ({predictor['stand_in']})" if predictor["stand_in"] else "")
+        estimate = document["estimates"].get(predictor["name"], {}).get(headline.key)
+        if predictor["status"] != "measured" or not estimate:
+            table.add_row(
+                Text(_safe(name)),
+                Text(_safe(predictor["status"]), style="dim"),
+                Text(_safe(predictor["reason"]), style="dim"),
+            )
+            continue
+        d = paired.get((predictor["name"], document["baseline"]))
+        table.add_row(
+            Text(_safe(name)),
+            headline.value(estimate["value"]),
+            Text(headline.interval(estimate["low"], estimate["high"])),
+            _count(estimate["n"]),
+            _count(estimate["unscored"]),
+            *_difference(headline, d),
+        )
+    console.print(table)
+    decision = document["decision"]
+    console.print(Text(_safe(decision["sentence"]), style=_STYLES.get(decision["verdict"], "bold")))
+    if document.get("weak_sections"):
+        console.print(Text(_safe("Weak sections: " + ", ".join(document["weak_sections"]))))
+    if link:
+        console.print(Text(_safe(f"Report: {link}"), style="dim"), soft_wrap=True)
+
+
+def _difference(metric: Metric, d: Mapping[str, Any] | None) -> tuple[Any, Any, str]:
+    from rich.text import Text
+
+    if d is None or not is_number(d["difference"]):
+        return "", "", ""
+    shown = is_number(d["low"]) and is_number(d["high"]) and not d["low"] <= 0 <= d["high"]
+    style = "" if not shown else "green" if (d["difference"] > 0) != metric.lower_is_better else "red"
+    p = d["p_adjusted"] if d["p_adjusted"] is not None else d["p"]
+    return (
+        Text(metric.difference(d["difference"]), style=style),
+        Text(metric.interval(d["low"], d["high"], signs=True)),
+        p_text(p),
+    )
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _safe(text: str) -> str:
+    """No control characters: a name cannot move the cursor or change colours."""
+    return "".join(c if c.isprintable() else " " for c in str(text))

@@ -1,0 +1,248 @@
+"""One Excel workbook: metrics, differences, sections, changes with pictures, costs, rows.
+
+Numbers are numbers, headers carry filters. Text that came from a model or a row is only ever written as a string
+cell: `strings_to_formulas`, `strings_to_urls` and `strings_to_numbers` are off and `write_string` is used, so
+`=HYPERLINK(...)` is what people read, not what Excel runs. The bytes depend on the content only.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.reporting.blocks import Blocks
+from vlm_pipeline.reporting.rows import Change, Row
+from vlm_pipeline.reporting.thumbnails import Thumbnails
+from vlm_pipeline.reporting.view import Comparison, Table, is_number
+
+CELL_LIMIT = 32_767  # characters that Excel keeps in one cell
+ROW_LIMIT = 1_048_575
+_CUT = " … (cut; rows.parquet holds all)"
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_EPOCH = datetime(2000, 1, 1)
+
+
+def write_workbook(
+    path: Path,
+    view: Comparison,
+    rows: Sequence[Row],
+    changes: tuple[Sequence[Change], Sequence[Change]],
+    thumbnails: Thumbnails,
+    blocks: Blocks,
+) -> None:
+    """Write the workbook to `path` (not atomic; the caller renames)."""
+    import xlsxwriter
+
+    options = {
+        "constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False,
+        "nan_inf_to_errors": True,
+    }  # fmt: skip
+    with xlsxwriter.Workbook(str(path), options) as book:
+        book.set_properties({"title": view.title, "created": _EPOCH, "comments": "Written by vlm_pipeline"})
+        sheets = _Sheets(book)
+        sheets.add("Metrics", metrics_table(view), (30, 24, 12, 12, 12, 8, 10, 14))
+        sheets.add("Differences", differences_table(view), (22, 22, 30, 20, 12, 12, 12, 8, 10, 10, 8, 8, 8))
+        sheets.add("Sections", sections_table(view), (22, 24, 12, 12, 12, 8, 10))
+        _changes_sheet(sheets, view, changes, thumbnails)
+        sheets.add("Costs", blocks.costs, (26,) + (14,) * 12)
+        sheets.add(
+            "Rows",
+            rows_table(view, rows),
+            (22, 14, 18, 40, 24, 16, 50, 10, 12, 20, 18, 18, 40, 10, 10, 10, 10, 40, 30),
+        )
+        sheets.add(
+            "Quarantine",
+            blocks.quarantine_rows if blocks.quarantine_rows.rows else blocks.quarantine,
+            (30, 24, 70),
+        )
+        sheets.add("Findings", blocks.findings, (26, 8, 60, 40, 60))
+
+
+def metrics_table(view: Comparison) -> Table:
+    """One line per metric and predictor; shares stay in [0, 1]."""
+    lines = []
+    for metric in view.metrics:
+        for predictor in view.measured:
+            e = view.estimates.get((predictor.name, metric.key))
+            if e is not None:
+                lines.append(
+                    (metric.label, _name(predictor), e.value, e.low, e.high, e.n, e.unscored, e.grade)
+                )
+    lines += [
+        (view.headline.label, _name(p), None, None, None, None, None, f"{p.status}: {p.reason}")
+        for p in view.predictors
+        if not p.measured
+    ]
+    return Table(
+        ("Metric", "Predictor", "Estimate", "Low", "High", "n", "Unscored", "Grade or status"), tuple(lines)
+    )
+
+
+def differences_table(view: Comparison) -> Table:
+    labels = {p.name: p.label for p in view.predictors}
+    lines = tuple(
+        (
+            labels.get(d.predictor, d.predictor), labels.get(d.baseline, d.baseline), view.metric_label(d.metric), d.section or "all rows",
+            d.value, d.low, d.high, d.n, d.p, d.p_adjusted, d.wins, d.ties, d.losses,
+        )
+        for d in view.differences
+    )  # fmt: skip
+    columns = (
+        "Predictor",
+        "Compared with",
+        "Metric",
+        "Section",
+        "Difference",
+        "Low",
+        "High",
+        "n",
+        "p",
+        "p adjusted",
+        "Wins",
+        "Ties",
+        "Losses",
+    )
+    return Table(columns, lines)
+
+
+def sections_table(view: Comparison) -> Table:
+    lines = []
+    for section in view.sections:
+        for predictor in view.measured:
+            e = view.section_estimates.get((predictor.name, section))
+            if e is not None:
+                lines.append((section, _name(predictor), e.value, e.low, e.high, e.n, e.unscored))
+    return Table(("Section", "Predictor", view.headline.label, "Low", "High", "n", "Unscored"), tuple(lines))
+
+
+def rows_table(view: Comparison, rows: Sequence[Row]) -> Table:
+    """One line per row and predictor, the same as rows.csv."""
+    return Table(ROW_COLUMNS, tuple(row_lines(view, rows)))
+
+
+ROW_COLUMNS = (
+    "id", "section", "group", "question", "expected", "predictor", "answer", "outcome", "score", "read_as", "rule", "failure", "reason",
+    "tokens_in", "tokens_out", "latency_s", "cost_usd", "image", "error",
+)  # fmt: skip
+
+
+def row_lines(view: Comparison, rows: Sequence[Row]):
+    """Cells of every (row, predictor) in ROW_COLUMNS order; a row that nobody answered keeps one line."""
+    order = [p.name for p in view.predictors]
+    for row in rows:
+        head = (row.id, row.section, row.group, row.question, row.expected)
+        answered = [name for name in order if name in row.answers]
+        if not answered:
+            yield (*head, None, None, "no prediction", *(None,) * 9, row.image, None)
+        for name in answered:
+            a = row.answers[name]
+            yield (
+                *head, name, a.text, a.outcome, a.score, a.extracted, a.rule, a.failure, a.reason, a.tokens_in, a.tokens_out,
+                a.latency_s, a.cost_usd, row.image, a.error,
+            )  # fmt: skip
+
+
+class _Sheets:
+    """Sheets with one style: bold header with filter, frozen first line, fixed widths."""
+
+    def __init__(self, book: Any) -> None:
+        self.book = book
+        self.header = book.add_format(
+            {"bold": True, "bg_color": "#EEF1F5", "bottom": 1, "text_wrap": True, "valign": "top"}
+        )
+        self.text = book.add_format({"valign": "top"})
+        self.number = book.add_format({"valign": "top", "num_format": "General"})
+
+    def add(self, name: str, table: Table, widths: Sequence[float] = ()) -> Any | None:
+        """None where the table is empty: no sheet rather than an empty one."""
+        if not table.rows:
+            return None
+        sheet = self.book.add_worksheet(name)
+        self.start(sheet, table.columns, min(len(table.rows), ROW_LIMIT), widths)
+        for line, cells in enumerate(table.rows[:ROW_LIMIT], start=1):
+            for column, cell in enumerate(cells):
+                self.write(sheet, line, column, cell)
+        return sheet
+
+    def start(self, sheet: Any, columns: Sequence[str], count: int, widths: Sequence[float]) -> None:
+        for column, width in enumerate(widths[: len(columns)]):
+            sheet.set_column(column, column, width)
+        sheet.freeze_panes(1, 1)
+        sheet.autofilter(0, 0, count, len(columns) - 1)
+        for column, title in enumerate(columns):
+            sheet.write_string(0, column, title, self.header)
+
+    def write(self, sheet: Any, line: int, column: int, cell: Any) -> None:
+        if isinstance(cell, bool):
+            sheet.write_boolean(line, column, cell, self.text)
+        elif is_number(cell):
+            sheet.write_number(line, column, cell, self.number)
+        elif cell is not None and cell != "" and not isinstance(cell, float):
+            sheet.write_string(line, column, cell_string(str(cell)), self.text)
+
+
+def cell_string(text: str) -> str:
+    """Text as Excel can hold it: no control characters, at most 32,767 characters."""
+    text = _CONTROL.sub("\ufffd", text)
+    return text if len(text) <= CELL_LIMIT else text[: CELL_LIMIT - len(_CUT)] + _CUT
+
+
+def _changes_sheet(
+    sheets: _Sheets,
+    view: Comparison,
+    changes: tuple[Sequence[Change], Sequence[Change]],
+    thumbnails: Thumbnails,
+) -> None:
+    shown = [("improvement", c) for c in changes[0]] + [("regression", c) for c in changes[1]]
+    if not shown:
+        return
+    sheet = sheets.book.add_worksheet("Changes")
+    predictors = [p for p in view.measured if any(p.name in c.row.answers for _, c in shown)]
+    columns = (
+        "picture",
+        "kind",
+        "change",
+        "id",
+        "section",
+        "question",
+        "expected",
+        *(f"answer of {p.label}" for p in predictors),
+    )
+    sheets.start(sheet, columns, len(shown), (24, 14, 10, 22, 16, 44, 26, *(44,) * len(predictors)))
+    for line, (kind, change) in enumerate(shown, start=1):
+        sheet.set_row(line, 96)
+        picture = thumbnails.png(change.row.image_key)
+        if picture:
+            sheet.insert_image(
+                line,
+                0,
+                f"{change.row.image_key}.png",
+                {
+                    "image_data": io.BytesIO(picture),
+                    "x_offset": 3,
+                    "y_offset": 3,
+                    "object_position": 1,
+                    "description": f"Image of row {change.row.id}",
+                },
+            )
+        cells = (
+            kind,
+            change.gain,
+            change.row.id,
+            change.row.section,
+            change.row.question,
+            change.row.expected,
+        )
+        cells += tuple(
+            change.row.answers[p.name].text if p.name in change.row.answers else None for p in predictors
+        )
+        for column, cell in enumerate(cells, start=1):
+            sheets.write(sheet, line, column, cell)
+
+
+def _name(predictor: Any) -> str:
+    return f"{predictor.label} ({predictor.stand_in})" if predictor.stand_in else predictor.label

@@ -1,0 +1,216 @@
+"""Made-up, seeded inputs of a report: drawn pages, questions, answers of several predictors, scored by hand.
+
+The statistics are computed by the real scoring code, so these inputs have the shape that a real run has.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from vlm_pipeline.reporting.inputs import ReportInputs
+from vlm_pipeline.scoring.comparison import compare
+from vlm_pipeline.scoring.metrics import compute_metrics
+
+SECTIONS = ("torque", "clearances", "fluids", "procedures", "diagrams")
+PREDICTORS = (
+    {"name": "base", "label": "Tiny base", "kind": "transformers"},
+    {"name": "tuned", "label": "Tuned adapter", "kind": "transformers"},
+    {"name": "hosted", "label": "Hosted model", "kind": "openai", "stand_in": "loopback stand-in"},
+    {"name": "served", "label": "Served 7B", "kind": "openai_compatible"},
+    {"name": "second", "label": "Second adapter", "kind": "transformers"},
+)
+SKILL = {"base": 0.12, "tuned": 0.66, "hosted": 0.55, "served": 0.5, "second": 0.6}
+HOSTILE = {
+    "script": "<script>document.title='owned';window.owned=1</script><img src=x onerror=\"window.owned=1\">",
+    "formula": '=HYPERLINK("http://example.invalid/","click me")',
+    "long": "torque " * 15_000,
+    "rtl": "שלום \u202egnirts desrever\u202c العربية 42 Nm",
+    "close": "</script></textarea><!-- ]]> {{ 7*7 }} ${7*7}",
+}
+
+
+def draw_page(path: Path, number: int, kind: str = "page") -> None:
+    image = Image.new("RGB", (320, 240), (250, 250, 246))
+    draw = ImageDraw.Draw(image)
+    shade = random.Random(number)
+    for row in range(4):
+        for column in range(3):
+            box = (10 + column * 102, 10 + row * 57, 104 + column * 102, 58 + row * 57)
+            draw.rectangle(box, fill=tuple(shade.randint(120, 235) for _ in range(3)), outline=(40, 40, 40))
+            draw.text((box[0] + 8, box[1] + 16), f"{shade.randint(10, 99)} Nm", fill=(10, 10, 10))
+    image.save(path)
+
+
+def make_rows(folder: Path, count: int, pages: int, *, score: bool = False, seed: int = 3) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for page in range(pages):
+        if not (folder / f"page{page:04d}.png").exists():
+            draw_page(folder / f"page{page:04d}.png", page)
+    rows = []
+    for index in range(count):
+        page = index % pages
+        section = SECTIONS[page % len(SECTIONS)]
+        value = rng.randint(1, 10) if score else rng.randint(12, 98)
+        rows.append(
+            {
+                "id": f"{section}-{index:05d}",
+                "section": section,
+                "group": f"page{page:04d}",
+                "split": "test",
+                "question": "How safe is this street for a person on foot, from 1 to 10?"
+                if score
+                else f"What is the value of the {rng.choice(('main bearing cap', 'sump plug', 'rocker cover', 'cylinder head'))} in the {rng.choice(('upper', 'lower'))} table?",
+                "answer": f"Safety Score: {value}" if score else f"{value} Nm",
+                "value": value,
+                "images": [str(folder / f"page{page:04d}.png")],
+                "image_sha256": [f"sha-{page:04d}"],
+            }
+        )
+    return rows
+
+
+def answer_of(rng: random.Random, row: dict[str, Any], skill: float, score: bool) -> tuple[str, float | None, tuple[int, int] | None, str]:
+    """Text, the number read from it, where it stands, and the rule."""
+    gold = row["value"]
+    draw = rng.random()
+    if draw > 0.93 + 0.06 * skill:
+        return "I am not able to read that part of the picture clearly, but it looks like a table of values.", None, None, "nothing_found"
+    if draw < skill:
+        value = gold
+    else:
+        value = min(10, max(1, gold + rng.choice((-3, -2, -1, 1, 2, 4)))) if score else gold + rng.choice((-20, -7, 1, 3, 10))
+    lead = rng.choice(("The value shown is ", "According to the table it is ", "", "Answer: "))
+    text = f"{lead}Safety Score: {value}" if score else f"{lead}{value} Nm"
+    start = text.rindex(str(value))
+    return text, float(value), (start, start + len(str(value))), "labelled" if score else "quantity"
+
+
+def make_answers(rows: list[dict[str, Any]], name: str, *, score: bool = False, hostile: bool = False) -> tuple[list[dict], list[dict]]:
+    """Prediction rows and score rows of one predictor."""
+    rng = random.Random(f"{name}-answers")
+    predictions, scores = [], []
+    hosted = name in ("hosted", "served")
+    for index, row in enumerate(rows):
+        skill = SKILL[name] - (0.25 if row["section"] == "diagrams" and name != "base" else 0.0)
+        text, value, span, rule = answer_of(rng, row, skill, score)
+        if hostile and name == "tuned" and index < len(HOSTILE):
+            text, value, span, rule = list(HOSTILE.values())[index], None, None, "nothing_found"
+        error = "HTTP 529: the server is overloaded" if name == "hosted" and index == len(rows) - 1 else None
+        same = {key: row[key] for key in ("id", "section", "group", "split")} | {"predictor": name, "sample": 0}
+        predictions.append(
+            {
+                **same, "prompt_hash": f"prompt-{row['id']}", "text": None if error else text, "finish_reason": "error" if error else "stop",
+                "tokens_in": 180 + rng.randint(0, 30), "tokens_out": len(text) // 4 + 1,
+                "latency_s": round((0.9 if hosted else 0.05) * rng.uniform(0.7, 1.6), 4),
+                "cost_usd": round(rng.uniform(0.0008, 0.0015), 6) if hosted else 0.0, "cached": rng.random() < 0.1, "error": error,
+            }
+        )  # fmt: skip
+        scores.append(same | _score(value, row, span, rule, score, error))
+    return predictions, scores
+
+
+def _score(value: float | None, row: dict[str, Any], span: Any, rule: str, score: bool, error: str | None) -> dict[str, Any]:
+    gold = float(row["value"])
+    common = {"scorer": "score" if score else "quantity", "kind": "score" if score else "quantity", "version": "v1", "gold": gold, "inferred": False}
+    blank = {"primary": None, "headline": None, "values": {}, "extracted": None, "rule": None, "span": None, "failure": None, "notes": [], "detail": None}
+    if error:
+        return {**common, **blank, "status": "error", "detail": error}
+    if score:
+        values = {"abs_error": None if value is None else abs(value - gold), "error": None if value is None else value - gold}
+        values |= {f"within_{k}": None if value is None else abs(value - gold) <= k for k in (1, 2)}
+        primary = "abs_error"
+    else:
+        values = {"exact": None if value is None else value == gold, "within_tolerance": None if value is None else abs(value - gold) <= 0.05 * gold}
+        primary = "exact"
+    headline = values[primary]
+    failure = "no_answer" if value is None else None if value == gold else "wrong_number"
+    return {
+        **common, "status": "unscored" if headline is None else "scored", "primary": primary,
+        "headline": None if headline is None else float(headline), "values": values, "extracted": value, "rule": rule,
+        "span": list(span) if span else None, "failure": failure,
+        "notes": [] if failure is None else ["the judge found no support for this value on the page"], "detail": None,
+    }  # fmt: skip
+
+
+def make_inputs(folder: Path, count: int = 240, pages: int = 40, *, score: bool = False, hostile: bool = False, predictors: int = 3, **extra: Any) -> ReportInputs:
+    rows = make_rows(folder / "images", count, pages, score=score)
+    chosen = PREDICTORS[:predictors]
+    predictions, scores = {}, {}
+    for entry in chosen:
+        predictions[entry["name"]], scores[entry["name"]] = make_answers(rows, entry["name"], score=score, hostile=hostile)
+    all_scores = [row for name in scores for row in scores[name]]
+    all_predictions = [row for name in predictions for row in predictions[name]]
+    same = {"engine": "transformers", "pixels": [3136, 50176], "generation": {"max_new_tokens": 64}, "batching": "by length", "prompt": "p"}
+    conditions = {e["name"]: {**same, "hosted": "transformers" not in e["kind"]} for e in chosen}
+    metrics = {name: compute_metrics(scores[name], predictions[name], predictor=name) for name in scores}
+    document = compare(
+        all_scores, all_predictions, base="base", tuned="tuned" if predictors > 1 else None, conditions=conditions, metrics=metrics,
+        not_run={"fine_tune": "pending: the hosted fine-tune job is still running", "paid": "not run: OPENAI_API_KEY is not set"},
+    )  # fmt: skip
+    documents = {name: {"predictor": name, "status": "ready", "splits": {"test": found}} for name, found in metrics.items()}
+    given: dict[str, Any] = {
+        "comparison": document,
+        "metrics": documents,
+        "rows": rows,
+        "predictions": predictions,
+        "scores": scores,
+        "title": "Street safety" if score else "Manual questions",
+        "task": {
+            "name": "street_safety" if score else "manual_qa",
+            "sections": {"names": list(SECTIONS), "key": "section"},
+            "predictors": [*chosen, {"name": "fine_tune", "label": "Hosted fine-tune", "kind": "openai_finetuned"}, {"name": "paid", "label": "Paid model", "kind": "openai"}],
+            "scorers": [{"kind": "score", "low": 1, "high": 10}] if score else [{"kind": "quantity"}],
+            "base_model": "data/base_model",
+            "prompt": {"system": None, "instruction": "Answer with a value and a unit."},
+        },
+        "adapter": adapter_record(),
+        "rounds": [
+            {"round": 0, "estimate": 0.12, "low": 0.08, "high": 0.17, "decision": "base"},
+            {"round": 1, "estimate": 0.55, "low": 0.48, "high": 0.62, "decision": "promoted"},
+            {"round": 2, "estimate": 0.53, "low": 0.46, "high": 0.6, "decision": "rejected"},
+            {"round": 3, "estimate": 0.64, "low": 0.57, "high": 0.71, "decision": "promoted"},
+        ],
+        "weak": {
+            "predictor": "tuned", "split": "val", "scorer": "score" if score else "quantity", "metric": "mae" if score else "exact",
+            "bar": 1.5 if score else 0.6, "weak": ["diagrams"], "undecided": ["fluids"],
+            "sections": [
+                {
+                    "section": "diagrams", "finding": "weak", "estimate": 0.38, "low": 0.29, "high": 0.48, "n": 96, "n_unscored": 4,
+                    "failures": [{"kind": "wrong_number", "n": 41, "rows": [rows[4]["id"]]}, {"kind": "no_answer", "n": 18, "rows": [rows[9]["id"]]}],
+                },
+                {
+                    "section": "fluids", "finding": "undecided", "estimate": 0.58, "low": 0.48, "high": 0.67, "n": 94, "n_unscored": 0,
+                    "rows_to_decide": 620, "failures": [{"kind": "wrong_number", "n": 30, "rows": []}],
+                },
+            ],
+        },
+        "quarantine": [
+            {"section": "torque", "file": "rows.jsonl", "line": 17, "row_id": None, "kind": "broken_json", "reason": "line 17: no closing brace"},
+            {"section": "torque", "file": "rows.jsonl", "line": 40, "row_id": "t-40", "kind": "missing_image", "reason": "images/p9.png does not exist"},
+            {"section": "", "file": "rows.jsonl", "line": 61, "row_id": "t-61", "kind": "missing_section", "reason": "the row names no section"},
+        ],
+        "findings": [{"row": "t-9", "failure": "near_duplicate", "message": "two pages look alike, their answers differ", "remedy": "look at both pages"}],
+        "provenance": {"raw_examples": {"data_version": "a1b2c3"}, "versions": {"transformers": "5.17.0"}, "cache": {"hits": 31, "misses": 449}},
+    }  # fmt: skip
+    return ReportInputs(**{**given, **extra})
+
+
+def adapter_record() -> dict[str, Any]:
+    rng = random.Random(5)
+    curve = []
+    for step in range(10, 410, 10):
+        entry: dict[str, Any] = {"step": step, "loss": 2.4 * 0.985 ** (step / 2) + 0.22 + rng.uniform(-0.05, 0.05)}
+        if step % 100 == 0:
+            entry |= {"eval_loss": 2.4 * 0.985 ** (step / 2) + 0.3, "gate_score": min(0.7, 0.05 + step / 500)}
+        curve.append(entry)
+    return {
+        "id": "f00dfeed0123", "base": {"model": "data/base_model", "fingerprint": "9c1e", "revision": None}, "template_hash": "77ab",
+        "training_set_hash": "5150", "seed": 0, "training_rows": 4200, "steps": 400, "trainable_parameters": 184320,
+        "loss_curve": curve, "throughput": {"samples_per_second": 84.1, "tokens_per_second": 9120.0, "utilisation": 0.31, "seconds": 212.4},
+        "files": {"adapter_model.safetensors": "00ff"},
+    }  # fmt: skip
