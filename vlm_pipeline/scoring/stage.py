@@ -227,7 +227,9 @@ def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None])
         result = weak_sections(scores, predictor=name, bar=task.thresholds.primary)
         path = store.path("weak_sections.json")
         write_json(path, result)
-        return Artifact(content_hash(result), {"candidate": name}, (path,))
+        weak = [section["section"] for section in result["sections"] if section["finding"] == "weak"]
+        metadata = {"candidate": name, "weak": len(weak), "weak_sections": ", ".join(weak) or "none", "sections": {"table": result["sections"]}}
+        return Artifact(content_hash(result), metadata, (path,))
 
     return make_once(store, "weak_sections", inputs, make, log)
 
