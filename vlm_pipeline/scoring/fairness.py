@@ -28,28 +28,6 @@ LABELS = {
 }
 
 
-def conditions_of(task: Any, predictor: Any) -> dict[str, Any]:
-    """The conditions that a task's settings give a predictor, in the form that `fairness` compares.
-
-    A server with the OpenAI routes that serves the task's own base is held to the same engine as the base; every
-    other model behind an API is a product of its own.
-    """
-    local = predictor.kind == "transformers"
-    served = getattr(predictor, "model", None)
-    same_weights = predictor.kind == "openai_compatible" and served in (task.base_model, task.name)
-    generation = task.generation_of(predictor).model_dump(mode="json", exclude={"preset"})
-    return {
-        "hosted": not (local or same_weights),
-        "engine": "transformers"
-        if local
-        else f"{predictor.kind} {getattr(predictor, 'base_url', '')}".strip(),
-        "pixels": task.image.model_dump(mode="json") if local else None,
-        "generation": generation | {"constrained": getattr(predictor, "constrained", None)},
-        "batching": getattr(predictor, "batch_size", None),
-        "prompt": task.settings_hash("prompt"),
-    }
-
-
 def fairness(
     a: str,
     b: str,

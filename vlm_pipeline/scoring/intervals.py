@@ -107,7 +107,7 @@ def exact(successes: float, n: float, confidence: float = CONFIDENCE) -> tuple[f
     return float(low), float(high)
 
 
-def effective_rows(rate: float, n: int, clusters: int, deff: float, confidence: float = CONFIDENCE) -> float:
+def effective_rows(n: int, clusters: int, deff: float, confidence: float = CONFIDENCE) -> float:
     """Rows that carry as much evidence if independent: n / design effect, less what few clusters cost (t for z).
 
     With one row per cluster this is n.
@@ -137,7 +137,7 @@ def proportion(
     if k == 1 < n:
         return Estimate(rate, None, None, n, 1, "one cluster: its spread cannot be seen", confidence)
     deff = _binary_design_effect(values, codes, k)
-    rows = effective_rows(rate, n, k, deff, confidence)
+    rows = effective_rows(n, k, deff, confidence)
     low, high = (wilson if method == "wilson" else exact)(rate * rows, rows, confidence)
     label = method if k == n else f"{method}, effective rows"
     return Estimate(rate, low, high, n, k, label, confidence, deff)
@@ -190,7 +190,7 @@ def mean(
                     estimate, None, None, n, k, "constant: no spread to estimate from", confidence, deff
                 )
         else:
-            rows = effective_rows(estimate, n, k, max(deff, n / k), confidence)
+            rows = effective_rows(n, k, max(deff, n / k), confidence)
             low, high = wilson(estimate * rows, rows, confidence)
             return Estimate(estimate, low, high, n, k, "wilson, nearly constant", confidence, deff)
 

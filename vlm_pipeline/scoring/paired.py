@@ -4,7 +4,7 @@ Rows of one cluster (page, photo, document) move together, so both the test and 
 
 - Test. Yes/no values with one row per cluster: the exact McNemar test. Everything else: the paired permutation test
   that swaps the two predictors on whole clusters at a time (of which McNemar's is the special case). Beyond
-  `EXACT_CLUSTERS` clusters with a difference, the normal limit of the same test.
+  `RANDOM_CLUSTERS` clusters with a difference, the normal limit of the same test.
 - Interval. Yes/no values: Newcombe's square-and-add method over the Wilson limits of the two proportions
   (Newcombe 1998, method 10), with effective rows and the correlation between cluster residuals where rows are
   clustered (MOVER, Zou and Donner 2008): it holds at 0 and 100 %, where a bootstrap has nothing to resample.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,9 @@ from vlm_pipeline.scoring.intervals import (
     proportion,
 )
 
-PERMUTATIONS = (
-    9_999,
-    99_999,
-)  # the second where the first finds p < SMALL_P, so that small ones can be told apart
-SMALL_P = 0.002
-EXACT_CLUSTERS = 100
+PERMUTATIONS = 49_999  # smallest p that random swaps can show: 1 / 50,000
+ENUMERATED_CLUSTERS = 14  # up to here all 2^k swaps are tried
+RANDOM_CLUSTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,24 +132,24 @@ def swap_test(
     difference = difference[np.abs(difference) > 1e-12]  # a cluster without a difference says nothing
     if len(difference) == 0:
         return 1.0, "paired permutation of clusters"
-    if len(difference) > EXACT_CLUSTERS:
+    if len(difference) > RANDOM_CLUSTERS:
         z = difference.sum() / np.sqrt(difference @ difference)
         return float(2 * scipy.stats.norm.sf(abs(z))), "paired permutation of clusters, normal limit"
-    if len(difference) == 1:
-        return 1.0, "paired permutation of clusters"
-    for resamples in PERMUTATIONS:
-        p_value = scipy.stats.permutation_test(
-            (difference, np.zeros_like(difference)),
-            lambda x, y, axis=-1: (x - y).sum(axis=axis),
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=resamples,
-            batch=1000,
-            rng=np.random.default_rng(seed),
-        ).pvalue
-        if p_value > SMALL_P or 2 ** len(difference) <= resamples:
-            break
-    return float(p_value), "paired permutation of clusters"
+    signs = _signs(len(difference), seed)
+    extreme = np.abs(signs @ difference) >= abs(difference.sum()) * (1 - 1e-9) - 1e-9
+    if len(difference) <= ENUMERATED_CLUSTERS:
+        return float(extreme.mean()), "paired permutation of clusters, exact"
+    return float((extreme.sum() + 1) / (len(signs) + 1)), "paired permutation of clusters"
+
+
+@lru_cache(maxsize=8)
+def _signs(k: int, seed: int) -> np.ndarray:
+    """Swaps of k clusters as -1 and +1, shape (swaps, k): all of them, or random ones; shared by all metrics."""
+    if k <= ENUMERATED_CLUSTERS:
+        bits = np.arange(2**k)[:, None] >> np.arange(k) & 1
+    else:
+        bits = np.random.default_rng(seed).integers(0, 2, (PERMUTATIONS, k), dtype=np.int8)
+    return (2 * bits - 1).astype(np.float32)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

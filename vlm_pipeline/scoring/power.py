@@ -6,8 +6,12 @@ Clusters count: m rows of a page carry the evidence of m / design effect indepen
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+import scipy
 
 from vlm_pipeline.scoring.intervals import CONFIDENCE, exact, wilson
 from vlm_pipeline.scoring.paired import PairedDifference
@@ -56,12 +60,10 @@ def smallest_difference(
     n: int, sd: float, *, design_effect: float = 1.0, alpha: float = 1 - CONFIDENCE, power: float = POWER
 ) -> float | None:
     """Smallest mean paired difference that n rows show, given the standard deviation of row differences."""
-    from statsmodels.stats.power import TTestPower
-
     effective = n / design_effect
     if effective < 3 or sd <= 0:
         return None
-    return float(sd * TTestPower().solve_power(nobs=effective, alpha=alpha, power=power))
+    return sd * _solve(lambda effect: _power(effect, effective, alpha) - power, 1e-6, 100.0)
 
 
 def rows_needed(
@@ -73,14 +75,29 @@ def rows_needed(
     power: float = POWER,
 ) -> int | None:
     """Rows that demonstrate a mean paired difference; None where more than ten million would be needed."""
+    if sd <= 0 or difference == 0:
+        return None
+    effect = min(
+        abs(difference) / sd, 3.0
+    )  # clearer than that: the fewest rows that a t test can use will do
+    if _power(effect, MAX_ROWS / design_effect, alpha) < power:
+        return None
+    needed = _solve(lambda rows: _power(effect, rows, alpha) - power, 2.5, MAX_ROWS)
+    return math.ceil(needed * design_effect)
+
+
+def _power(effect: float, rows: float, alpha: float) -> float:
+    """Power of the two-sided paired t test at this standardised effect (statsmodels' own solver does not always
+    converge, so only its power function is used)."""
     from statsmodels.stats.power import TTestPower
 
-    if sd <= 0 or difference == 0 or (sd / difference) ** 2 * design_effect > MAX_ROWS / 10:
-        return None
-    if abs(difference) / sd > 3:
-        return math.ceil(4 * design_effect)  # so clear that the fewest rows a t test can use will do
-    needed = TTestPower().solve_power(effect_size=abs(difference) / sd, alpha=alpha, power=power)
-    return math.ceil(float(needed) * design_effect)
+    return float(
+        np.nan_to_num(TTestPower().power(effect, rows, alpha), nan=1.0)
+    )  # nan: beyond the noncentral t
+
+
+def _solve(function: Callable[[float], float], low: float, high: float) -> float:
+    return float(scipy.optimize.brentq(function, low, high, xtol=1e-6, rtol=1e-6))
 
 
 def plan(

@@ -138,23 +138,28 @@ def _against_bar(
         scored = table.counted & ~np.isnan(table.values[primary])
         values, clusters = table.values[primary][scored], table.clusters[scored]
     if kind == "rate":
-        estimate = proportion(values, clusters, confidence=confidence)
+        estimate = proportion(values, clusters, confidence=confidence, method="exact")
         if estimate.low is None:
             return estimate, None, higher
-        # The score test whose inversion is Wilson's interval: the variance is that at the bar.
-        rows = effective_rows(
-            estimate.estimate, estimate.n, estimate.clusters, estimate.design_effect, confidence
-        )
-        error = math.sqrt(bar * (1 - bar) / rows) if 0 < bar < 1 else 0.0
-    else:
-        estimate = mean(values, clusters, confidence=confidence, seed=seed, bounded=kind == "share")
-        codes = _codes(clusters, len(values))
-        sums, counts = np.bincount(codes, weights=values), np.bincount(codes).astype(float)
-        error = math.sqrt(ratio_variance(sums, counts)) if estimate.clusters >= 2 else math.nan
+        rows = effective_rows(estimate.n, estimate.clusters, estimate.design_effect, confidence)
+        return estimate, _binomial_p(estimate.estimate * rows, rows, bar, higher), higher
+    estimate = mean(values, clusters, confidence=confidence, seed=seed, bounded=kind == "share")
+    codes = _codes(clusters, len(values))
+    sums, counts = np.bincount(codes, weights=values), np.bincount(codes).astype(float)
+    error = math.sqrt(ratio_variance(sums, counts)) if estimate.clusters >= 2 else math.nan
     if estimate.estimate is None or not error > 0:
         return estimate, None, higher
     z = (estimate.estimate - bar) / error
     return estimate, float(scipy.stats.norm.cdf(z if higher else -z)), higher
+
+
+def _binomial_p(successes: float, n: float, bar: float, higher: bool) -> float:
+    """Exact one-sided p of "the rate is on the good side of the bar"; n may be an effective number of rows."""
+    if not higher:
+        successes, bar = n - successes, 1 - bar
+    if successes >= n or bar <= 0:
+        return 1.0
+    return float(scipy.special.betainc(n - successes, successes + 1, 1 - bar))
 
 
 def _finding(estimate: Estimate, bar: float, higher: bool) -> str:

@@ -163,6 +163,18 @@ class TestPaired:
         a, b = two_by_two(5, 9, 2, 4)
         assert swap_test(a, b)[0] == pytest.approx(mcnemar_exact(9, 2))
 
+    @pytest.mark.parametrize("pages", [8, 40])
+    def test_swap_test_agrees_with_scipy(self, pages):
+        rng = np.random.default_rng(pages)
+        clusters = np.repeat(np.arange(pages), 5)
+        a, b = rng.random((2, pages * 5))
+        a += 0.1
+        sums = [np.bincount(clusters, weights=side) for side in (a, b)]
+        peer = scipy.stats.permutation_test(
+            sums, lambda x, y, axis=-1: (x - y).mean(axis), permutation_type="samples", vectorized=True, rng=1
+        )
+        assert swap_test(a, b, clusters)[0] == pytest.approx(peer.pvalue, rel=0.1, abs=1e-9)
+
     def test_all_against_none_has_an_interval(self):
         """100 % against 0 %: a bootstrap of the differences has nothing to resample."""
         found = compare_proportions(np.ones(30), np.zeros(30))
