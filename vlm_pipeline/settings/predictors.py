@@ -39,6 +39,24 @@ class GenerationSettings(Settings):
             return {**GENERATION_PRESETS[values["preset"]], **values}
         return values
 
+    @property
+    def deterministic(self) -> bool:
+        """Asked again, the answer would be the same: only such answers are cached."""
+        return not self.do_sample
+
+    @property
+    def needs_row_processing(self) -> bool:
+        """More than the largest logit is needed to choose a token."""
+        return self.do_sample or self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> GenerationSettings:
+        if self.samples > 1 and not self.do_sample:
+            raise ValueError(f"samples: {self.samples} greedy answers would all be the same; set do_sample: true")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}")
+        return self
+
 
 class PredictorBase(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
@@ -53,7 +71,7 @@ class TransformersPredictor(PredictorBase):
     adapter: str | None = (
         None  # None: the bare base; "trained": what this task's adapter asset holds; or an id
     )
-    batch_size: int = Field(32, gt=0)
+    batch_size: int | None = Field(None, gt=0)  # rows generated at once; None: what fits into memory
     constrained: str | None = None  # regular expression that every answer must match
 
 

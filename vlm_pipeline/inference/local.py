@@ -1,0 +1,243 @@
+"""Predictors on this machine: the base, bare or with adapters, over one loaded model and one set of image features."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from vlm_pipeline.inference.plan import ImageInput, Prompt
+from vlm_pipeline.inference.prediction import Ask, Prediction, answered, failed
+from vlm_pipeline.settings.data import ImageSettings
+from vlm_pipeline.settings.predictors import GenerationSettings
+from vlm_pipeline.settings.training import QuantizationSettings
+from vlm_pipeline.store import content_hash, file_hash, read_json
+
+if TYPE_CHECKING:
+    from vlm_pipeline.inference.generate import Answer, Generator
+
+ENGINE = (
+    "shared-prefix-1"  # part of every fingerprint: answers of different engines are never mixed in one table
+)
+_COLUMNS = [
+    "id",
+    "section",
+    "group",
+    "split",
+    "input_ids",
+    "n_prompt",
+    "images",
+    "image_sha256",
+    "image_grid",
+]
+log = logging.getLogger(__name__)
+
+
+def read_asks(formatted: Sequence[Path | str], splits: Sequence[str]) -> list[Ask]:
+    """The rows of these splits as requests: the ids before the answer, and their pictures."""
+    asks = []
+    for path in formatted:
+        table = pq.read_table(path, columns=_COLUMNS, filters=[("split", "in", list(splits))])
+        for row in table.to_pylist():
+            ids = tuple(row["input_ids"][: row["n_prompt"]])
+            pictures = zip(
+                row["images"] or (), row["image_sha256"] or (), row["image_grid"] or (), strict=True
+            )
+            images = tuple(ImageInput(sha, tuple(grid), path) for path, sha, grid in pictures)
+            asks.append(
+                Ask(
+                    row["id"], row["section"], row["group"], row["split"], content_hash(ids, length=32),
+                    tuple(image.sha256 for image in images), Prompt(ids, images),
+                )
+            )  # fmt: skip
+    return asks
+
+
+class LocalEngine:
+    """One base in memory, loaded at the first question; adapters are added to it and switched.
+
+    cache: the store's cache folder, for file hashes and for image features that do not fit into memory.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        *,
+        image: ImageSettings | None = None,
+        quantization: QuantizationSettings | None = None,
+        precision: str = "auto",
+        cache: Path | None = None,
+    ) -> None:
+        self.base, self._image, self._quantization, self._precision = base, image, quantization, precision
+        self._cache = cache
+        self._generator: Generator | None = None
+        self._adapted: Any = None
+        self._names: dict[Path, str] = {}
+        self._patterns: dict[str, Any] = {}
+        self.plain: str | None = None  # why the base is generated one by one, if it is
+        self.loaded = False
+
+    def fingerprint(self, adapter: Path | None = None) -> str:
+        """Hash of what decides an answer: weights, adapter, pixel settings, precision, engine. Loads no model."""
+        from vlm_pipeline.training.base_model import base_fingerprint
+
+        pixels = {
+            name: file_hash(self.base / name)
+            for name in ("preprocessor_config.json", "processor_config.json", "generation_config.json")
+            if (self.base / name).is_file()
+        }
+        quantization = self._quantization.model_dump() if self._quantization else None
+        return content_hash(
+            {
+                "base": base_fingerprint(
+                    self.base, self._cache / "base_fingerprints.json" if self._cache else None
+                ),
+                "pixels": [pixels, self._image.model_dump() if self._image else None],
+                "adapter": adapter_fingerprint(adapter) if adapter else None,
+                "precision": precision_name(self._precision),
+                "quantization": quantization if quantization and quantization["mode"] != "none" else None,
+                "engine": ENGINE,
+            },
+            length=24,
+        )
+
+    def generator(self, adapter: Path | None) -> Generator:
+        """The loaded model with this adapter switched on (None: the bare base)."""
+        from vlm_pipeline.inference.generate import Generator
+
+        if self._generator is None:
+            from vlm_pipeline.formatting.template import load_processor
+            from vlm_pipeline.inference.vision import Pictures
+            from vlm_pipeline.training.base_model import load_base, pick_device, pick_dtype
+
+            device = pick_device()
+            model = load_base(self.base, pick_dtype(self._precision, device), device, self._quantization)
+            processor = load_processor(self.base, image=self._image)
+            folder = self._cache / "image_features" if self._cache else None
+            pictures = Pictures(model, processor, identity=self.fingerprint(), folder=folder)
+            self._generator = Generator(model, processor, pictures=pictures)
+            self.loaded = True
+        self._switch(adapter)
+        return self._generator
+
+    def _switch(self, adapter: Path | None) -> None:
+        if adapter is None:
+            if self._adapted is not None:
+                self._adapted.disable_adapter_layers()
+            return
+        adapter = adapter.resolve()
+        assert self._generator is not None
+        if adapter not in self._names:
+            name = f"adapter{len(self._names)}"
+            if self._adapted is None:
+                from peft import PeftModel
+
+                self._adapted = PeftModel.from_pretrained(self._generator.model, adapter, adapter_name=name)
+            else:
+                self._adapted.load_adapter(adapter, adapter_name=name)
+            _check_adapter_keys(self._adapted, adapter, name)
+            self._names[adapter] = name
+        self._adapted.enable_adapter_layers()
+        self._adapted.set_adapter(self._names[adapter])
+        self._adapted.requires_grad_(False).eval()
+
+    def pattern(self, regex: str) -> Any:
+        from vlm_pipeline.inference.constrained import Pattern
+
+        if regex not in self._patterns:
+            assert self._generator is not None
+            size = self._generator.model.config.get_text_config().vocab_size
+            self._patterns[regex] = Pattern(regex, self._generator.tokenizer, self._generator.eos, size)
+        return self._patterns[regex]
+
+
+class LocalPredictor:
+    """The base of `engine`, with or without an adapter, free or held to a pattern."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: LocalEngine,
+        generation: GenerationSettings,
+        *,
+        adapter: Path | None = None,
+        constrained: str | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self.name, self.generation = name, generation
+        self._engine, self._adapter, self._constrained, self._batch_size = (
+            engine,
+            adapter,
+            constrained,
+            batch_size,
+        )
+        own = engine.fingerprint(adapter)
+        self.fingerprint = content_hash([own, constrained], length=24) if constrained else own
+
+    def predict(self, asks: Sequence[Ask]) -> Iterator[list[Prediction]]:
+        from vlm_pipeline.inference.generate import UnsupportedModel
+
+        generator = self._engine.generator(self._adapter)
+        pattern = self._engine.pattern(self._constrained) if self._constrained else None
+        prompts = [ask.body for ask in asks]
+        seeds = [int(ask.key(str(self.generation.seed), self.generation)[:15], 16) for ask in asks]
+        options = {"pattern": pattern, "seeds": seeds}
+        try:
+            if self._engine.plain is None:
+                answers = generator.generate(prompts, self.generation, max_rows=self._batch_size, **options)
+                yield from self._collected(answers, asks)
+                return
+        except UnsupportedModel as error:
+            self._engine.plain = str(error)
+            log.warning("%s: %s; generating one by one", self.name, error)
+        from vlm_pipeline.inference.plain import generate_plain
+
+        yield from self._collected(generate_plain(generator, prompts, self.generation, **options), asks)
+
+    def _collected(self, answers: Iterator[list[Answer]], asks: Sequence[Ask]) -> Iterator[list[Prediction]]:
+        for batch in answers:
+            yield [self._prediction(asks[answer.index], answer) for answer in batch]
+
+    def _prediction(self, ask: Ask, answer: Answer) -> Prediction:
+        if answer.error is not None:
+            return failed(ask, self.name, answer.error)
+        return answered(
+            ask, self.name, text=answer.text, finish_reason=answer.finish_reason, tokens_in=len(ask.body.ids),
+            tokens_out=len(answer.ids), latency_s=answer.latency_s, cost_usd=0.0,
+        )  # fmt: skip
+
+
+def adapter_fingerprint(folder: Path) -> str:
+    """Hash of an adapter's weights and configuration. An adapter without a completed record does not exist."""
+    if not (folder / "record.json").is_file():
+        raise FileNotFoundError(f"{folder} has no record.json: its training never finished; train again")
+    read_json(folder / "record.json")
+    files = [folder / "adapter_model.safetensors", folder / "adapter_config.json"]
+    return content_hash([file_hash(file) for file in files])
+
+
+def precision_name(precision: str) -> str:
+    """ "bf16" or "float32" without importing torch: "auto" is bf16 where this process may use an NVIDIA GPU."""
+    if precision != "auto":
+        return precision
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    return "bf16" if visible and any(Path("/dev").glob("nvidia[0-9]*")) else "float32"
+
+
+def _check_adapter_keys(model: Any, folder: Path, name: str) -> None:
+    """peft only warns about adapter weights that it could not place; a tuned model without its adapter is a lie."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        stored = set(file.keys())
+    placed = set(get_peft_model_state_dict(model, adapter_name=name))
+    if stored != placed:
+        odd = sorted(stored ^ placed)
+        raise ValueError(
+            f"{folder}: {len(odd)} adapter weights do not fit this base ({odd[0]} …); was it trained on another base?"
+        )

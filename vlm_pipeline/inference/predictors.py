@@ -1,0 +1,91 @@
+"""From settings to predictors, and why one cannot run now. A predictor that cannot run is listed with its reason;
+it never breaks the loop and never looks like a zero. Importing this module loads neither models nor clients."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from vlm_pipeline.settings.predictors import (
+    AnthropicPredictor,
+    AzureOpenAIPredictor,
+    OpenAICompatiblePredictor,
+    OpenAIFineTunedPredictor,
+    OpenAIPredictor,
+    TransformersPredictor,
+)
+
+_KEYS = {
+    OpenAIPredictor: ("OPENAI_API_KEY",),
+    OpenAIFineTunedPredictor: ("OPENAI_API_KEY",),
+    AzureOpenAIPredictor: ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT"),
+    AnthropicPredictor: ("ANTHROPIC_API_KEY",),
+}
+_CONNECT_SECONDS = 2.0
+
+
+def is_local(predictor: Any) -> bool:
+    """Whether the answers come from this machine's own model."""
+    return isinstance(predictor, TransformersPredictor)
+
+
+def availability(
+    predictor: Any,
+    env: Mapping[str, str] | None = None,
+    *,
+    adapter: Path | None = None,
+    budget_usd: float | None = None,
+    fine_tune: Mapping[str, Any] | None = None,
+) -> str | None:
+    """None when `predictor` (its settings) can answer now, else "not run: <reason>" or "pending: <reason>".
+
+    adapter: where the adapter of a `transformers` predictor lies. budget_usd: what the task may spend; None: not
+    looked at. fine_tune: contents of fine_tune_info.json of an `openai_finetuned` predictor.
+    """
+    env = os.environ if env is None else env
+    if is_local(predictor):
+        if predictor.adapter and adapter is not None and not (adapter / "record.json").is_file():
+            return f"not run: the adapter {adapter.name} does not exist (its training never finished)"
+        return None
+    missing = [name for name in _KEYS.get(type(predictor), ()) if not env.get(name)]
+    if isinstance(predictor, OpenAICompatiblePredictor):
+        missing = (
+            [predictor.api_key_env] if predictor.api_key_env and not env.get(predictor.api_key_env) else []
+        )
+    if missing:
+        return f"not run: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
+    if isinstance(predictor, AnthropicPredictor) and importlib.util.find_spec("anthropic") is None:
+        return "not run: the package `anthropic` is not installed (pip install vlm_pipeline[anthropic])"
+    if isinstance(predictor, OpenAICompatiblePredictor):
+        return _no_server(predictor.base_url)
+    if budget_usd is not None and budget_usd <= 0:
+        return "not run: the task may spend nothing (budget.money_usd is 0)"
+    if isinstance(predictor, OpenAIFineTunedPredictor) and fine_tune is not None:
+        return _fine_tune_state(fine_tune)
+    return None
+
+
+def _no_server(base_url: str) -> str | None:
+    parts = urlsplit(base_url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_SECONDS):
+            return None
+    except OSError as error:
+        return f"not run: no server answers at {parts.scheme}://{parts.hostname}:{port} ({error.strerror or error})"
+
+
+def _fine_tune_state(info: Mapping[str, Any]) -> str | None:
+    if info.get("fine_tuned_model"):
+        return None
+    status = info.get("status")
+    if status in ("failed", "cancelled"):
+        return f"not run: the fine-tuning job {info.get('job_id')} {status}: {info.get('error') or 'no reason given'}"
+    if info.get("job_id"):
+        return f"pending: the fine-tuning job {info['job_id']} is {status or 'submitted'}"
+    return "pending: no fine-tuning job has been submitted yet"

@@ -1,0 +1,147 @@
+"""The prediction payload's work: all predictors of one request, local ones over one loaded base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.compute.payload import PayloadError, Reporter
+from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, read_asks
+from vlm_pipeline.inference.predict import Counts, missing, predict_table
+from vlm_pipeline.inference.prediction import Ask, predictions_version
+from vlm_pipeline.inference.predictors import availability, is_local
+from vlm_pipeline.settings.predictors import TransformersPredictor
+from vlm_pipeline.store import TaskStore, content_hash
+from vlm_pipeline.task import Task, load_task
+
+
+def run(request: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str | None]:
+    """Answer a request; returns (metadata, data version of all tables).
+
+    Request: `task` (folder), `store` (root), `formatted` (paths), `splits`, `predictors` (names; all by default),
+    `adapters` ({predictor name: folder}); optional `store_name`, `output` (folder, default predictions/).
+    Metadata are the counts; for several predictors {name: counts}, with {"status": reason} for what did not run.
+    """
+    task = load_task(request["task"])
+    store = TaskStore(request.get("store_name") or task.name, request["store"])
+    known = {predictor.name: predictor for predictor in task.predictors}
+    names = request.get("predictors") or list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise PayloadError(f"{task.name} has no predictor {', '.join(unknown)}; it has {', '.join(known)}")
+    chosen = sorted(
+        (known[name] for name in names),
+        key=lambda one: (not is_local(one), bool(getattr(one, "adapter", None))),
+    )
+    output = Path(request["output"]) if request.get("output") else store.path("predictions")
+    adapters = {name: Path(folder) for name, folder in (request.get("adapters") or {}).items() if folder}
+    session = _Session(
+        task, store, request["formatted"], request.get("splits") or ["val", "test"], adapters, reporter
+    )
+    outcome: dict[str, dict[str, Any]] = {}
+    for predictor in chosen:
+        outcome[predictor.name] = session.answer(predictor, output / f"{predictor.name}.parquet")
+    versions = {
+        name: predictions_version(output / f"{name}.parquet")
+        for name, one in outcome.items()
+        if "rows" in one
+    }
+    return (outcome if len(outcome) > 1 else next(iter(outcome.values()))), content_hash(versions)
+
+
+def pending(request: dict[str, Any]) -> dict[str, int]:
+    """Requests that `run` would really ask, per local predictor. No model is loaded: 0 means the cache has it all."""
+    task = load_task(request["task"])
+    store = TaskStore(request.get("store_name") or task.name, request["store"])
+    names = request.get("predictors") or [predictor.name for predictor in task.predictors]
+    adapters = {name: Path(folder) for name, folder in (request.get("adapters") or {}).items() if folder}
+    session = _Session(
+        task, store, request["formatted"], request.get("splits") or ["val", "test"], adapters, None
+    )
+    return {
+        one.name: missing(
+            session.local(one), session.asks, store.cache, store.path("predictions", f"{one.name}.parquet")
+        )
+        for one in task.predictors
+        if one.name in names and is_local(one)
+    }
+
+
+class _Session:
+    """What the predictors of one request share: rows, the loaded base, the budget."""
+
+    def __init__(
+        self, task: Task, store: TaskStore, formatted: Sequence[str], splits: Sequence[str],
+        adapters: dict[str, Path], reporter: Reporter | None,
+    ) -> None:  # fmt: skip
+        self.task, self.store, self.reporter, self.adapters = task, store, reporter, adapters
+        self.formatted, self.splits = formatted, splits
+        self._asks: list[Ask] | None = None
+        self._engine: LocalEngine | None = None
+        self._hosted: Any = None
+
+    @property
+    def asks(self) -> list[Ask]:
+        if self._asks is None:
+            self._asks = read_asks(self.formatted, self.splits)
+        return self._asks
+
+    @property
+    def engine(self) -> LocalEngine:
+        if self._engine is None:
+            from vlm_pipeline.training.base_model import resolve_base
+
+            self._engine = LocalEngine(
+                resolve_base(self.task.base_model_path, self.task.revision),
+                image=self.task.image,
+                quantization=self.task.quantization,
+                precision=self.task.training.precision,
+                cache=self.store.cache,
+            )
+        return self._engine
+
+    def local(self, predictor: TransformersPredictor) -> LocalPredictor:
+        adapter = self.adapters.get(predictor.name)
+        if predictor.adapter and adapter is None:
+            raise PayloadError(
+                f"predictor {predictor.name} needs the folder of its adapter: request key adapters.{predictor.name}"
+            )
+        try:
+            return LocalPredictor(
+                predictor.name, self.engine, self.task.generation_of(predictor), adapter=adapter if predictor.adapter else None,
+                constrained=predictor.constrained, batch_size=predictor.batch_size,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise PayloadError(str(error)) from error
+
+    def answer(self, predictor: Any, output: Path) -> dict[str, Any]:
+        reason = availability(predictor, adapter=self.adapters.get(predictor.name))
+        if reason:
+            if self.reporter:
+                self.reporter.say(f"{predictor.name} {reason}")
+            return {"status": reason}
+        if is_local(predictor):
+            counts = self._table(predictor, self.local(predictor), self.asks, output)
+            return {**counts.as_dict(), "accelerator_seconds": counts.seconds if counts.asked else 0.0}
+        if self._hosted is None:
+            from vlm_pipeline.inference.hosted_run import HostedSession
+
+            self._hosted = HostedSession(self.task, self.store, self.splits)
+        return self._hosted.answer(predictor, output, self._table)
+
+    def _table(self, settings: Any, predictor: Any, asks: Sequence[Ask], output: Path) -> Counts:
+        def progress(done: int, total: int) -> None:
+            if self.reporter:
+                self.reporter.progress(f"{predictor.name}: answers", done, total)
+
+        about = {"settings": settings.model_dump(mode="json", exclude={"generation"})}
+        counts = predict_table(
+            predictor, asks, cache_folder=self.store.cache, output=output, about=about, progress=progress
+        )
+        if self.reporter:
+            self.reporter.say(
+                f"{predictor.name}: {counts.rows} rows, {counts.asked} asked, {counts.reused} reused, "
+                f"{counts.failed} failed, {counts.seconds:.1f} s, {counts.cost_usd:.4f} USD"
+            )
+        return counts
