@@ -69,10 +69,7 @@ def make_formatted(
 def _format(
     task: Task, store: TaskStore, section: str, processor: Any, log: Callable[[str], None]
 ) -> Artifact:
-    try:
-        from vlm_pipeline.formatting.row_view import markdown_preview
-    except ImportError:
-        markdown_preview = lambda *a: ""
+    from vlm_pipeline.formatting.row_view import markdown_preview
     from vlm_pipeline.formatting.table import format_section, formatted_schema
 
     path = store.section("formatted", section)
