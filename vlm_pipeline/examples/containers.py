@@ -22,6 +22,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_WRAPPERS = ("data", "rows", "examples")  # keys that a list of rows is found under
 _SCAN = re.compile(r'"(?:[^"\\\n]|\\.)*"?|[{}\[\],]')  # no JSON string runs over a line break
 _NEXT = re.compile(r"[\s,]*")
 
@@ -38,15 +39,15 @@ class RawRow:
 
 
 def encoding_of(path: Path) -> str:
-    """By byte order mark, else by the zero bytes of UTF-16 in the first character; else utf-8."""
+    """By byte order mark, else by the zero bytes that UTF-16 has beside an opening bracket; else utf-8."""
     with path.open("rb") as handle:
         head = handle.read(4)
     for mark, name in _BOMS:
         if head.startswith(mark):
             return name
-    if len(head) >= 2 and (head[0] == 0) != (head[1] == 0):
-        return "utf-16-le" if head[1] == 0 else "utf-16-be"
-    return "utf-8"
+    if head[:2] in (b"{\x00", b"[\x00"):
+        return "utf-16-le"
+    return "utf-16-be" if head[:2] in (b"\x00{", b"\x00[") else "utf-8"
 
 
 def container_of(path: Path) -> str:
@@ -54,17 +55,12 @@ def container_of(path: Path) -> str:
     if path.suffix == ".parquet":
         return "parquet"
     with path.open(encoding=encoding_of(path), errors="replace") as handle:
-        head = handle.read(4096).lstrip("\ufeff \t\r\n")
-    if head.startswith("[") and (path.suffix == ".json" or re.match(r"\[\s*(\{|$|\])", head)):
-        return "json"
-    if path.suffix == ".json" and not _is_object_per_line(head):
-        return "json"
-    return "jsonl"
-
-
-def _is_object_per_line(head: str) -> bool:
-    first = head.partition("\n")[0].strip()
-    return first.startswith("{") and first.endswith("}") and _loads(first) is not None
+        first = handle.read(1 << 16).lstrip("\ufeff \t\r\n").partition("\n")[0].strip()
+    row = _loads(first)
+    if path.suffix == ".json":
+        wrapped = isinstance(row, dict) and any(isinstance(row.get(key), list) for key in _WRAPPERS)
+        return "jsonl" if isinstance(row, dict) and not wrapped else "json"
+    return "json" if row is None and re.match(r"\[\s*(\{|$)", first) else "jsonl"
 
 
 def _loads(text: str) -> Any:
@@ -138,9 +134,8 @@ def _parsed(number: int, line: str | None, limit: int) -> Iterator[RawRow]:
 def _checked(line: int, row: Any, raw: Any) -> RawRow:
     if isinstance(row, dict):
         return RawRow(line, row=row, raw=raw)
-    return RawRow(
-        line, bad=BadRow("malformed_row", f"the row is {type(row).__name__}, not an object"), raw=raw
-    )
+    reason = f"the row is {type(row).__name__}, not an object; a file that is one JSON list is called .json"
+    return RawRow(line, bad=BadRow("malformed_row", reason), raw=raw)
 
 
 def json_rows(path: Path, limit: int = MAX_ROW_CHARS) -> Iterator[RawRow]:
@@ -168,6 +163,7 @@ class _Text:
         self._buffer = ""
         self._start = 0
         self._line = 1
+        self._indent: str | None = None  # of rows that start a line
         self._before = ""  # what stands before the unread part on its line
         self._end_of_file = False
         self._listed = self._wrapped = False
@@ -176,7 +172,7 @@ class _Text:
         """Go to the first row; False when there is no row and no list."""
         self._more()
         head = self._buffer.lstrip("\ufeff")
-        match = re.match(r'\s*(?:\{\s*"(?:data|rows|examples)"\s*:\s*)?\[', head)
+        match = re.match(rf'\s*(?:\{{\s*"(?:{"|".join(_WRAPPERS)})"\s*:\s*)?\[', head)
         skip = len(self._buffer) - len(head)
         if match:
             self._advance(skip + match.end())
@@ -196,6 +192,8 @@ class _Text:
 
     def next_row(self) -> RawRow:
         line = self._line
+        if not self._before.strip():
+            self._indent = self._before
         decoder = json.JSONDecoder()
         while True:
             try:
@@ -239,20 +237,24 @@ class _Text:
         return error.msg.startswith("Unterminated string") or error.pos >= len(self._buffer) - 16
 
     def _skip_broken(self) -> str:
-        """Go behind the broken row: its closing bracket, a comma outside it, or the next line that starts like it."""
-        like_this = (
-            re.compile(r"\n" + re.escape(self._before) + r"(?=\{)") if not self._before.strip() else None
-        )
+        """Go behind the broken row: to the next line that starts like a row, else to where its brackets close.
+
+        Line starts are the better witness: brackets are what is likely to be broken.
+        """
+        like_this = None if self._indent is None else re.compile(r"\n" + re.escape(self._indent) + r"(?=\{)")
         while True:
-            end = self._end_of_broken()
             sibling = like_this.search(self._buffer, self._start + 1) if like_this else None
-            if sibling and (end is None or sibling.end() < end):
-                end = sibling.end()
-            if end is not None or len(self._buffer) - self._start >= self._limit or not self._more():
-                end = len(self._buffer) if end is None else max(end, self._start + 1)
-                raw = self._buffer[self._start : min(end, self._start + 2_100)]
-                self._advance(end)
-                return raw
+            end = sibling.end() if sibling else None
+            last = self._end_of_file or len(self._buffer) - self._start >= self._limit
+            if end is None and (last or like_this is None):
+                end = self._end_of_broken()
+            if end is None and not last:
+                self._more()
+                continue
+            end = len(self._buffer) if end is None else max(end, self._start + 1)
+            raw = self._buffer[self._start : min(end, self._start + 2_100)]
+            self._advance(end)
+            return raw
 
     def _end_of_broken(self) -> int | None:
         depth = 0
@@ -286,21 +288,35 @@ class _Text:
 
 
 def parquet_rows(path: Path) -> Iterator[RawRow]:
-    """Rows of a Parquet file in small batches; an unreadable part is one RawRow that says how many rows it stands for."""
+    """Rows of a Parquet file in small batches; an unreadable row group is one RawRow that stands for its rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    done, total = 0, 1
+    unreadable = (pa.ArrowException, OSError, ValueError)
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            total = file.metadata.num_rows
-            for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
-                for row in batch.to_pylist():
-                    done += 1
-                    yield RawRow(done, row=without_nulls(row))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = f"broken Parquet: {str(error).splitlines()[0][:300]}"
-        yield RawRow(done + 1, bad=BadRow("broken_parquet", reason), rows=max(1, total - done))
+        file = pq.ParquetFile(path, pre_buffer=False)
+    except unreadable as error:
+        yield RawRow(1, bad=_broken_parquet(error))
+        return
+    with file:
+        before = 0
+        for group in range(file.num_row_groups):
+            total = file.metadata.row_group(group).num_rows
+            done = 0
+            try:
+                for batch in file.iter_batches(batch_size=_PARQUET_BATCH, row_groups=[group]):
+                    for row in batch.to_pylist():
+                        done += 1
+                        yield RawRow(before + done, row=without_nulls(row))
+            except unreadable as error:
+                yield RawRow(before + done + 1, bad=_broken_parquet(error), rows=total - done)
+            before += total
+
+
+def _broken_parquet(error: Exception) -> BadRow:
+    return BadRow(
+        "broken_parquet", f"broken Parquet: {(str(error).splitlines() or ['no reason given'])[0][:300]}"
+    )
 
 
 def dataset_rows(dataset: Any) -> Iterator[RawRow]:

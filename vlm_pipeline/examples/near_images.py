@@ -64,7 +64,8 @@ class NearImages:
         if len(blocking) > limit:
             more = len(blocking) - limit
             found.append(Near("near_image", True, (), (), f"and {more} more of this kind", more))
-        return found + self._lookalikes(pictures)
+        told = {id(picture) for one, other, _ in blocking for picture in (one, other)}
+        return found + self._lookalikes([picture for picture in pictures if id(picture) not in told])
 
     def _same_answers(self, pictures: list[_Picture]) -> list[tuple[_Picture, _Picture, int]]:
         """Pairs across splits that look alike and answer alike. Only pictures that share an answer are compared."""

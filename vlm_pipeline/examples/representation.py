@@ -20,7 +20,7 @@ def representation(rows: Iterable[Example], *, share: float = 0.3, bins: int = 1
     section with more than twice its even part. Scores are metadata.score, else a numeric metadata.answer; the
     histogram has `bins` equal bins over the scores of all splits. Streams; answers are kept up to 50,000 values.
     """
-    from vlm_pipeline.scoring import refusal_kind
+    from vlm_pipeline.scoring.refusals import refusal_kind
 
     splits: dict[str, _Counts] = {}
     for row in rows:
