@@ -14,6 +14,7 @@ def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str]:
 
     request, job = parse_request(raw)
     reporter.say("loading torch, transformers and peft")
+    from vlm_pipeline.training.finish import finish
     from vlm_pipeline.training.recipe import Training
     from vlm_pipeline.training.record import AdapterError, adapter_version
 
@@ -21,7 +22,7 @@ def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str]:
         training = Training(request, job, reporter)
         training.setup()
         training.train()
-        record = training.save()
+        record = finish(training)
     except AdapterError as error:
         raise PayloadError(str(error)) from error
     return summary(record), adapter_version(record)

@@ -110,13 +110,17 @@ def check_trainable(model: PeftModel, wanted: list[str]) -> None:
     found = set(adapted_modules(model))
     if found != set(wanted):
         extra, lacking = sorted(found - set(wanted)), sorted(set(wanted) - found)
-        raise PayloadError(f"LoRA landed on other modules than intended: extra {extra[:3]}, missing {lacking[:3]}")
+        raise PayloadError(
+            f"LoRA landed on other modules than intended: extra {extra[:3]}, missing {lacking[:3]}"
+        )
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     strangers = [name for name in trainable if ".lora_" not in name]
     if not trainable:
         raise PayloadError("no parameter is trainable; check lora.target_modules")
     if strangers:
-        raise PayloadError(f"{len(strangers)} parameters outside the adapter are trainable, for example {strangers[0]}")
+        raise PayloadError(
+            f"{len(strangers)} parameters outside the adapter are trainable, for example {strangers[0]}"
+        )
 
 
 def trainable_parameters(model: Any) -> int:
@@ -145,10 +149,18 @@ def load_adapter(
             "Use the recorded base and revision, or train again"
         )
     if template_hash is not None and template_hash != record["template_hash"]:
-        raise AdapterError(f"{folder} was trained with chat template {record['template_hash']}, this processor has {template_hash}")
-    changed = image_settings_differences(record["image_settings"], image_settings) if image_settings is not None else []
+        raise AdapterError(
+            f"{folder} was trained with chat template {record['template_hash']}, this processor has {template_hash}"
+        )
+    changed = (
+        image_settings_differences(record["image_settings"], image_settings)
+        if image_settings is not None
+        else []
+    )
     if changed:
-        raise AdapterError(f"{folder} was trained with other image settings ({'; '.join(changed)}); set the same in task.yaml")
+        raise AdapterError(
+            f"{folder} was trained with other image settings ({'; '.join(changed)}); set the same in task.yaml"
+        )
     return _attach(model, folder, record["adapted_modules"], trainable)
 
 
@@ -158,7 +170,9 @@ def _attach(model: Any, folder: Path, modules: list[str], trainable: bool = Fals
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     check_keys(adapted, folder / WEIGHTS_FILE)
     if adapted_modules(adapted) != sorted(modules):
-        raise AdapterError(f"{folder} lands on other modules than its record names; the base's layers have other names")
+        raise AdapterError(
+            f"{folder} lands on other modules than its record names; the base's layers have other names"
+        )
     return adapted
 
 
@@ -188,7 +202,9 @@ def merge_layers(model: PeftModel) -> dict[str, float]:
         after = _weight(module)
         changed[name] = float((before != after).float().mean()) if before.shape == after.shape else 1.0
         if changed[name] == 0:
-            raise AdapterError(f"merging changed no weight of {name}: its update is zero or lost in {after.dtype} rounding")
+            raise AdapterError(
+                f"merging changed no weight of {name}: its update is zero or lost in {after.dtype} rounding"
+            )
     return changed
 
 
@@ -220,16 +236,22 @@ def prove(
         "reloaded": float((reloaded - trained).abs().max()) / largest,
     }
     if result["reloaded"] > (2e-2 if half else 1e-4):
-        raise AdapterError(f"the saved adapter answers differently from the trained model (logits differ by {result['reloaded']:.2%})")
+        raise AdapterError(
+            f"the saved adapter answers differently from the trained model (logits differ by {result['reloaded']:.2%})"
+        )
     changed = merge_layers(adapted)
     result["merged"] = float((logits_of(adapted.get_base_model()) - trained).abs().max()) / largest
     result["least_changed_share"] = min(changed.values())
     if not quantized and result["merged"] > (1e-1 if half else 1e-3):
-        raise AdapterError(f"the merged model answers differently from the trained one (logits differ by {result['merged']:.2%})")
+        raise AdapterError(
+            f"the merged model answers differently from the trained one (logits differ by {result['merged']:.2%})"
+        )
     return result
 
 
-def export_merged(folder: Path, base_folder: Path, base_fingerprint: str, output: Path, processor: Any) -> Path:
+def export_merged(
+    folder: Path, base_folder: Path, base_fingerprint: str, output: Path, processor: Any
+) -> Path:
     """Write the base with the adapter merged in, and its processor, as a plain model folder. Returns `output`.
 
     Weights keep the precision that the base is stored in. The folder appears whole or not at all.

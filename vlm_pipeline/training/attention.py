@@ -65,7 +65,9 @@ class Layout:
 
     @cached_property
     def parts(self) -> list[_Part | None]:
-        return [self._part(group) if group.prefix and len(group.branches) > 1 else None for group in self.groups]
+        return [
+            self._part(group) if group.prefix and len(group.branches) > 1 else None for group in self.groups
+        ]
 
     def _part(self, group: Group) -> _Part:
         lengths = torch.tensor(group.branches)
@@ -82,10 +84,15 @@ class Layout:
     @cached_property
     def token_kinds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Group number and branch number (0 in the prefix) of every token, each of shape [length]."""
-        group_of, branch_of = torch.zeros(self.length, dtype=torch.int), torch.zeros(self.length, dtype=torch.int)
+        group_of, branch_of = (
+            torch.zeros(self.length, dtype=torch.int),
+            torch.zeros(self.length, dtype=torch.int),
+        )
         for number, group in enumerate(self.groups):
             group_of[group.start : group.end] = number
-            for branch, (start, length) in enumerate(zip(group.branch_starts, group.branches, strict=True), 1):
+            for branch, (start, length) in enumerate(
+                zip(group.branch_starts, group.branches, strict=True), 1
+            ):
                 branch_of[start : start + length] = branch
         return group_of.to(self.device), branch_of.to(self.device)
 
@@ -126,7 +133,9 @@ def shared_prefix_attention(
     Shapes: query [1, heads, tokens, dim], key and value [1, key heads, tokens, dim]; returns [1, tokens, heads, dim].
     """
     if packing_layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
     grouped = key.shape[1] != query.shape[1]
     options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": grouped}
     outputs: list[torch.Tensor] = []
@@ -141,7 +150,9 @@ def shared_prefix_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-def _separate(group: Group, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: dict[str, Any]) -> list[torch.Tensor]:
+def _separate(
+    group: Group, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: dict[str, Any]
+) -> list[torch.Tensor]:
     """Branches that share nothing (or a single one, whose prefix is its own beginning): causal, one by one."""
     starts = [group.start] if group.prefix else group.branch_starts
     ends = [*starts[1:], group.end]
@@ -172,7 +183,11 @@ def _branches(
         return torch.cat([prefix.expand(count, -1, -1, -1), own(states)], dim=2)
 
     attended = scaled_dot_product_attention(
-        own(query), with_prefix(prefix_key, key), with_prefix(prefix_value, value), attn_mask=part.mask, **options
+        own(query),
+        with_prefix(prefix_key, key),
+        with_prefix(prefix_value, value),
+        attn_mask=part.mask,
+        **options,
     )
     return attended.transpose(0, 1).flatten(1, 2)[:, part.scatter][None]
 

@@ -26,11 +26,15 @@ def resolve_base(base_model: str, revision: str | None = None) -> Path:
     if not folder.is_dir():
         folder = _download(base_model, revision)
     elif revision:
-        raise PayloadError(f"base_model {base_model} is a folder on this machine and has no revision {revision!r}; remove it")
+        raise PayloadError(
+            f"base_model {base_model} is a folder on this machine and has no revision {revision!r}; remove it"
+        )
     if not (folder / "config.json").is_file():
         raise PayloadError(f"base_model {base_model}: {folder} has no config.json")
     if not any(folder.glob("*.safetensors")):
-        raise PayloadError(f"base_model {base_model}: {folder} has no *.safetensors weights (pickled weights are not read)")
+        raise PayloadError(
+            f"base_model {base_model}: {folder} has no *.safetensors weights (pickled weights are not read)"
+        )
     return folder
 
 
@@ -44,9 +48,17 @@ def _download(repository: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(snapshot_download(repository, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"]))
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"],
+            )
+        )
     except RevisionNotFoundError as error:
-        raise PayloadError(f"base_model {repository} has no revision {revision!r}; name a commit, tag or branch of it") from error
+        raise PayloadError(
+            f"base_model {repository} has no revision {revision!r}; name a commit, tag or branch of it"
+        ) from error
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, ValueError, OSError) as error:
         raise PayloadError(
             f"base_model {repository} is neither a folder on this machine nor a model that the hub gives: "
@@ -84,7 +96,9 @@ def load_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder)
     except (ValueError, OSError) as error:
-        raise PayloadError(f"the configuration of {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        raise PayloadError(
+            f"the configuration of {folder} cannot be read: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def has_images(config: Any) -> bool:
@@ -135,7 +149,9 @@ def load_base(
         model = auto_class.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", **extra)
     except ValueError as error:
         if "scaled_dot_product_attention" not in str(error):
-            raise PayloadError(f"{folder} cannot be loaded as {auto_class.__name__}: {str(error).splitlines()[0]}") from error
+            raise PayloadError(
+                f"{folder} cannot be loaded as {auto_class.__name__}: {str(error).splitlines()[0]}"
+            ) from error
         model = auto_class.from_pretrained(folder, dtype=dtype, **extra)
     model.requires_grad_(False)
     return (model if extra else model.to(device)).eval()

@@ -112,7 +112,24 @@ class Checkpoints:
 
 def _disk_trouble(error: Exception) -> bool:
     """Full or read-only disks; safetensors and torch wrap the operating system's error in their own."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EFBIG,
+        errno.EACCES,
+        errno.EIO,
+    ):
         return True
     text = str(error).lower()
-    return any(sign in text for sign in ("no space left", "unexpected pos", "file write failed", "enforce fail", "os error 28", "file too large"))
+    return any(
+        sign in text
+        for sign in (
+            "no space left",
+            "unexpected pos",
+            "file write failed",
+            "enforce fail",
+            "os error 28",
+            "file too large",
+        )
+    )

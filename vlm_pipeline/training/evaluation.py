@@ -15,7 +15,7 @@ from vlm_pipeline.scoring.row_scorers import build_scorer
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline.training.forward import PackedForward
 from vlm_pipeline.training.gate import Evaluation, Gate, fixed_sample
-from vlm_pipeline.training.packing import Packer
+from vlm_pipeline.training.grouping import Packer
 from vlm_pipeline.training.request import JobSettings
 from vlm_pipeline.training.rows import Row, Rows
 
@@ -36,7 +36,9 @@ class Evaluator:
         self._budget = settings.token_budget
         sample = val.subset(fixed_sample(val, settings.eval_rows, settings.seed))
         share = packed and settings.packing == "shared"
-        self._packer = Packer(sample, rows_per_step=len(sample) or 1, image_token=forward.image_token, share=share, seed=0)
+        self._packer = Packer(
+            sample, rows_per_step=len(sample) or 1, image_token=forward.image_token, share=share, seed=0
+        )
         scorer = build_scorer(job.scorers[0]) if job.scorers and settings.gate_rows else None
         gate_rows = val.subset(fixed_sample(val, settings.gate_rows, settings.seed)) if scorer else []
         self.gate = Gate(gate_rows, scorer, settings.gate_patience)
@@ -71,7 +73,12 @@ class Evaluator:
         """Greedy answers by the predictors' own generator, a little longer at most than the longest gold answer."""
         if self._generator is None or self._vision_moves:
             base = self._model.get_base_model()
-            pictures = Pictures(base, self._processor, identity=self._identity, folder=None if self._vision_moves else self._folder)
+            pictures = Pictures(
+                base,
+                self._processor,
+                identity=self._identity,
+                folder=None if self._vision_moves else self._folder,
+            )
             self._generator = Generator(base, self._processor, pictures=pictures)
         longest = max(len(row.input_ids) - row.n_prompt for row in rows)
         most = min(self._generation.max_new_tokens, longest + _SPARE_TOKENS)

@@ -68,7 +68,9 @@ class PackedForward:
             mask = ids == self.image_token
             if int(mask.sum()) != len(features):
                 rows = ", ".join(dict.fromkeys(row.id for row, _ in packed.images))
-                raise ValueError(f"{int(mask.sum())} image placeholders for {len(features)} image features in rows {rows}")
+                raise ValueError(
+                    f"{int(mask.sum())} image placeholders for {len(features)} image features in rows {rows}"
+                )
             embeddings = embeddings.masked_scatter(mask[..., None], features)
         packed.layout.device = device
         options: dict[str, Any] = {}
@@ -90,18 +92,25 @@ class PackedForward:
 
     def loss(self, packed: Packed) -> torch.Tensor:
         """Sum of the cross-entropy over the supervised tokens, in float32."""
-        return cross_entropy(self.logits(packed).float(), packed.targets.to(self.model.device), reduction="sum")
+        return cross_entropy(
+            self.logits(packed).float(), packed.targets.to(self.model.device), reduction="sum"
+        )
 
     def row_losses(self, packed: Packed) -> torch.Tensor:
         """Sum of the cross-entropy per row, shape [rows]."""
         targets = packed.targets.to(self.model.device)
         losses = cross_entropy(self.logits(packed).float(), targets, reduction="none")
-        return torch.zeros(packed.rows, device=losses.device).index_add(0, packed.row_of_target.to(losses.device), losses)
+        return torch.zeros(packed.rows, device=losses.device).index_add(
+            0, packed.row_of_target.to(losses.device), losses
+        )
 
     def padded_inputs(self, rows: Sequence[Row], processor: Any, padding: int = 0) -> dict[str, torch.Tensor]:
         """What a plain Transformers forward takes, right-padded; `padding` adds columns beyond the longest row."""
         width = max(len(row.input_ids) for row in rows) + padding
-        ids, attention = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+        ids, attention = (
+            torch.zeros(len(rows), width, dtype=torch.long),
+            torch.zeros(len(rows), width, dtype=torch.long),
+        )
         for place, row in enumerate(rows):
             ids[place, : len(row.input_ids)] = torch.from_numpy(row.input_ids)
             attention[place, : len(row.input_ids)] = 1
@@ -138,4 +147,8 @@ def packing_fits(forward: PackedForward, rows: Sequence[Row], prefix: int, proce
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
     worst = float(((packed - reference).abs() / reference.abs().clamp_min(1e-6)).max())
-    return "" if worst <= tolerance else f"the loss of a packed row differs by {worst:.1%} from that of the row alone"
+    return (
+        ""
+        if worst <= tolerance
+        else f"the loss of a packed row differs by {worst:.1%} from that of the row alone"
+    )

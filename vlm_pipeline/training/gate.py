@@ -52,7 +52,11 @@ def fixed_sample(rows: Rows, size: int, seed: int) -> list[int]:
     sections = rows.table.column("section").to_pylist()
     for index in np.random.default_rng(seed).permutation(len(rows)).tolist():
         by_section.setdefault(sections[index], []).append(index)
-    turns = [(place, section, index) for section, members in by_section.items() for place, index in enumerate(members)]
+    turns = [
+        (place, section, index)
+        for section, members in by_section.items()
+        for place, index in enumerate(members)
+    ]
     return [index for _, _, index in sorted(turns)[:size]]
 
 
@@ -83,7 +87,9 @@ class Gate:
         else:
             texts = generate([row for row, _ in self._rows])
             scored = [
-                self._scorer.score(text, reference, prompt=row.prompt_text, context=(row.metadata or {}).get("context"))
+                self._scorer.score(
+                    text, reference, prompt=row.prompt_text, context=(row.metadata or {}).get("context")
+                )
                 for text, (row, reference) in zip(texts, self._rows, strict=True)
             ]
             samples = [
@@ -121,7 +127,9 @@ class Gate:
         best = self.best
         if best is None or best.score is None or best.score > 0 or last_loss >= first_loss:
             return ""
-        shown = "; ".join(f"{one['id']}: {one['text'][:60]!r} for {one['answer'][:60]!r}" for one in best.samples)
+        shown = "; ".join(
+            f"{one['id']}: {one['text'][:60]!r} for {one['answer'][:60]!r}" for one in best.samples
+        )
         return (
             f"the loss fell from {first_loss:.3f} to {last_loss:.3f} and none of {len(self._rows)} generated val answers scores "
             f"anything. Look at the rendering and the stop token, or train longer. Samples: {shown}"

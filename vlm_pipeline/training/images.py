@@ -36,7 +36,9 @@ def read_pixels(processor: Any, row: Row, number: int) -> dict[str, torch.Tensor
     except OSError as error:
         raise PayloadError(f"row {row.id}: image {path} cannot be read: {error.strerror}") from error
     if not hashlib.sha256(data).hexdigest().startswith(sha):
-        raise PayloadError(f"row {row.id}: image {path} has changed since formatting; materialize formatted_examples again")
+        raise PayloadError(
+            f"row {row.id}: image {path} has changed since formatting; materialize formatted_examples again"
+        )
     with Image.open(BytesIO(data)) as image:
         inputs = processor.image_processor(images=[image.convert("RGB")], return_tensors="pt")
     if "image_grid_thw" in inputs and row.image_grid:
@@ -102,6 +104,11 @@ class ImageFeatures:
         device = self._model.device
         return [found[row.image_sha256[number]].to(device) for row, number in images]
 
+    def forget(self) -> None:
+        """Drop what is in memory; files stay."""
+        self._memory.clear()
+        self._bytes = 0
+
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
@@ -109,7 +116,9 @@ class ImageFeatures:
         self.tower_calls += len(pixels)
         features: list[torch.Tensor] = []
         for batch in self._batches(pixels):
-            inputs = {name: torch.cat([one[name] for one in batch]).to(self._model.device) for name in batch[0]}
+            inputs = {
+                name: torch.cat([one[name] for one in batch]).to(self._model.device) for name in batch[0]
+            }
             with torch.set_grad_enabled(not self._frozen and torch.is_grad_enabled()):
                 outputs = self._model.get_image_features(**inputs)
             pooled = getattr(outputs, "pooler_output", outputs)

@@ -20,7 +20,11 @@ def make_optimizer(parameters: list[torch.nn.Parameter], settings: TrainingSetti
         raise PayloadError(f"training.optimizer {settings.optimizer} needs an NVIDIA GPU; use adamw here")
     import bitsandbytes
 
-    maker = bitsandbytes.optim.AdamW8bit if settings.optimizer == "adamw_8bit" else bitsandbytes.optim.PagedAdamW8bit
+    maker = (
+        bitsandbytes.optim.AdamW8bit
+        if settings.optimizer == "adamw_8bit"
+        else bitsandbytes.optim.PagedAdamW8bit
+    )
     return maker(parameters, **options)
 
 
@@ -28,4 +32,6 @@ def make_scheduler(optimizer: torch.optim.Optimizer, settings: TrainingSettings,
     """Warm-up, then the named decay over `total_steps`. `warmup` below 1 is a share of them."""
     warmup = round(settings.warmup * total_steps) if settings.warmup < 1 else int(settings.warmup)
     name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
-    return get_scheduler(name, optimizer, num_warmup_steps=min(warmup, total_steps), num_training_steps=total_steps)
+    return get_scheduler(
+        name, optimizer, num_warmup_steps=min(warmup, total_steps), num_training_steps=total_steps
+    )

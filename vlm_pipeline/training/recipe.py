@@ -1,4 +1,4 @@
-"""The recipe: set up, train, save. LoRA or QLoRA on any image-text or text model of Transformers.
+"""The recipe: set up and train; `finish.py` saves. LoRA or QLoRA on any image-text or text model of Transformers.
 
 An optimizer step takes `batch_size * accumulation` rows, whatever shares an image with what; the loss is the mean
 over the step's supervised tokens, so it does not depend on how the step is cut into forward passes or processes.
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -20,14 +18,12 @@ from accelerate.utils import set_seed
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from vlm_pipeline.compute.payload import PayloadError, Reporter
-from vlm_pipeline.formatting.table import read_table_metadata
 from vlm_pipeline.formatting.template import (
     image_settings,
-    image_settings_differences,
     load_processor,
     template_hash,
 )
-from vlm_pipeline.store import content_hash
+from vlm_pipeline.store import content_hash, write_json
 from vlm_pipeline.training import adapters
 from vlm_pipeline.training.base_model import (
     base_fingerprint,
@@ -39,17 +35,15 @@ from vlm_pipeline.training.base_model import (
 )
 from vlm_pipeline.training.checkpoints import Checkpoint, Checkpoints
 from vlm_pipeline.training.evaluation import Evaluator
-from vlm_pipeline.training.forward import PackedForward, image_token_of, packing_fits
-from vlm_pipeline.training.gate import refuse_or_warn
+from vlm_pipeline.training.forward import PackedForward, packing_fits
+from vlm_pipeline.training.grouping import Bundle
 from vlm_pipeline.training.images import ImageFeatures
 from vlm_pipeline.training.optimizer import make_optimizer, make_scheduler
-from vlm_pipeline.training.packing import Bundle, Packer
-from vlm_pipeline.training.record import AdapterError, adapter_version, read_record, write_record
+from vlm_pipeline.training.plan import make_packer, make_plan, measured_throughput, schedule
+from vlm_pipeline.training.preflight import check_formatting, start_version
 from vlm_pipeline.training.request import JobSettings, TrainingRequest
 from vlm_pipeline.training.rows import Row, Rows, check_rows, read_rows, replay_rows
 from vlm_pipeline.training.throughput import Throughput
-
-PROBE_ROWS = 4  # rows whose logits prove the saved adapter
 
 
 @dataclass
@@ -66,7 +60,7 @@ class Progress:
 
 
 class Training:
-    """One run: `setup()`, `train()`, `save()`."""
+    """One run: `setup()`, then `train()`; `finish.finish` writes the adapter."""
 
     def __init__(self, request: TrainingRequest, job: JobSettings, reporter: Reporter) -> None:
         self.request, self.job, self.settings, self.reporter = request, job, job.training, reporter
@@ -81,11 +75,21 @@ class Training:
         self.rows = self._read_training_rows()
         self.val = read_rows(self.request.formatted, "val")
         self.processor = load_processor(self.base_folder, image=job.image)
-        self._check_formatting()
+        check_formatting(self.request.formatted, self.processor)
         cache = self.request.cache
-        self.fingerprint = base_fingerprint(self.base_folder, cache / "base_fingerprints.json" if cache else None)
+        self.fingerprint = base_fingerprint(
+            self.base_folder, cache / "base_fingerprints.json" if cache else None
+        )
         self.training_set = content_hash([self.rows.content(), self.val.content()])
-        self.key = content_hash([self.job.training_hash(), self.training_set, self.fingerprint, self._start_version()])
+        self.key = content_hash(
+            [
+                self.job.training_hash(),
+                self.training_set,
+                self.fingerprint,
+                start_version(self.request.from_adapter, self.job.lora),
+            ]
+        )
+        self._plan()
         self.accelerator = Accelerator(cpu=pick_device().type == "cpu")
         self.device = self.accelerator.device
         set_seed(settings.seed)
@@ -93,7 +97,9 @@ class Training:
         self._setup_data()
         self._setup_optimization()
         self.progress = Progress(token_budget=settings.token_budget)
-        self.checkpoints = Checkpoints(self.request.checkpoints, self.key, settings.keep_checkpoints, self.reporter.say)
+        self.checkpoints = Checkpoints(
+            self.request.checkpoints, self.key, settings.keep_checkpoints, self.reporter.say
+        )
         self._resume()
 
     def _read_training_rows(self) -> Rows:
@@ -103,58 +109,57 @@ class Training:
         check_rows(rows)
         return rows
 
-    def _check_formatting(self) -> None:
-        """Rows must have been rendered with the template and pixels that this base has now."""
-        template, images = template_hash(self.processor), image_settings(self.processor)
-        for path in self.request.formatted:
-            made = read_table_metadata(path)
-            if made.get("template_hash", template) != template:
-                raise PayloadError(
-                    f"{path} was formatted with chat template {made['template_hash']}, the base has {template}: "
-                    "materialize formatted_examples again"
-                )
-            changed = image_settings_differences(made["image_settings"], images) if "image_settings" in made else []
-            if changed:
-                raise PayloadError(
-                    f"{path} was formatted with other image settings ({'; '.join(changed)}): materialize formatted_examples again"
-                )
+    def _plan(self) -> None:
+        """Say what the run will take; refuse what the budget forbids."""
+        self.packer = make_packer(self.rows, self.job, self.base_folder)
+        measured = measured_throughput(self.request.cache, self.fingerprint, self.job)
+        self.plan = plan = make_plan(self.packer, self.job, self.base_folder, measured)
+        if self.request.plan:
+            write_json(self.request.plan, plan.as_dict())
+        duration = (
+            f"about {plan.seconds:,.0f} s"
+            if plan.seconds
+            else "time unknown before the first run on this machine"
+        )
+        self.reporter.say(
+            f"plan: {plan.rows:,} rows, {plan.steps:,} steps, {plan.packed_tokens:,} tokens an epoch "
+            f"({plan.saved_by_sharing:.0%} saved by sharing), {duration}, about {plan.memory_bytes / 2**30:.2f} GiB"
+        )
+        for finding in plan.findings:
+            self.reporter.say(f"finding: {finding}")
+        if plan.blocked:
+            raise PayloadError(plan.blocked)
 
-    def _start_version(self) -> str | None:
-        """Identity of the adapter that training continues from, None for a fresh one."""
-        folder = self.request.from_adapter
-        if folder is None:
-            return None
-        record = read_record(folder)
-        mine, theirs = self.job.lora.model_dump(mode="json"), record["settings"]["lora"]
-        changed = [name for name in ("r", "alpha", "target_modules", "vision") if mine[name] != theirs.get(name)]
-        if changed:
-            raise AdapterError(f"{folder} has another lora.{', lora.'.join(changed)}; set the same to continue from it")
-        return adapter_version(record)
-
-    def _load_base(self) -> Any:
+    def load_base(self) -> Any:
         dtype = pick_dtype(self.settings.precision, self.device)
         return load_base(self.base_folder, dtype, self.device, self.job.quantization)
 
     def _setup_model(self) -> None:
         job = self.job
-        base = self._load_base()
+        base = self.load_base()
         if self.settings.gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
         if self.request.from_adapter:
             self.model = adapters.load_adapter(
-                base, self.request.from_adapter, self.fingerprint, template_hash=template_hash(self.processor), trainable=True
+                base,
+                self.request.from_adapter,
+                self.fingerprint,
+                template_hash=template_hash(self.processor),
+                trainable=True,
             )
             adapters.check_trainable(self.model, adapters.check_targets(self.base_folder, job.lora))
         else:
-            self.model = adapters.add_lora(base, job.lora, job.base_model, base_revision(self.base_folder, job.revision))
+            self.model = adapters.add_lora(
+                base, job.lora, job.base_model, base_revision(self.base_folder, job.revision)
+            )
         self.trainable = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         self.adapted = adapters.adapted_modules(self.model)
         self.reporter.say(
             f"{adapters.trainable_parameters(self.model):,} trainable parameters in {len(self.adapted)} modules on {self.device}"
         )
 
-    def _forward_of(self, base: Any) -> PackedForward:
+    def forward_of(self, base: Any) -> PackedForward:
         """The packed forward on a base; image features are shared where the vision tower is frozen."""
         features = None
         if image_settings(self.processor) is not None:
@@ -166,18 +171,15 @@ class Training:
         return PackedForward(base, features, self.settings.attention)
 
     def _setup_data(self) -> None:
-        settings = self.settings
-        base = self.model.get_base_model()
-        self.forward = self._forward_of(base)
-        self.packer = Packer(
-            self.rows, rows_per_step=settings.batch_size * settings.accumulation, image_token=image_token_of(base.config),
-            share=settings.packing == "shared", seed=settings.seed,
-        )  # fmt: skip
+        self.forward = self.forward_of(self.model.get_base_model())
         members, prefix = max(
-            self.packer.families, key=lambda family: (family[1] > 0, -int(self.packer.lengths[family[0][:2]].sum()))
+            self.packer.families,
+            key=lambda family: (family[1] > 0, -int(self.packer.lengths[family[0][:2]].sum())),
         )
         self.model.eval()
-        reason = packing_fits(self.forward, [self.rows[int(index)] for index in members[:2]], prefix, self.processor)
+        reason = packing_fits(
+            self.forward, [self.rows[int(index)] for index in members[:2]], prefix, self.processor
+        )
         self.packed = not reason
         if reason:
             self.reporter.say(f"packing does not fit this model, rows are padded instead: {reason}")
@@ -189,11 +191,7 @@ class Training:
 
     def _setup_optimization(self) -> None:
         settings = self.settings
-        whole, part = divmod(settings.epochs, 1)
-        self.epoch_steps = [len(self.packer.epoch(number)) for number in range(int(whole))]
-        if part:
-            self.epoch_steps.append(max(1, round(part * len(self.packer.epoch(int(whole))))))
-        self.total_steps = min(sum(self.epoch_steps), settings.max_steps or sum(self.epoch_steps))
+        self.epoch_steps, self.total_steps = schedule(self.packer, settings.epochs, settings.max_steps)
         self.optimizer = make_optimizer(list(self.trainable.values()), settings)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         self.meter = Throughput(self.model, self.device)
@@ -224,8 +222,20 @@ class Training:
                 self._evaluate()
             if not last and progress.step % settings.save_steps == 0:
                 self._save_checkpoint()
+            self._hold_budget()
         if progress.stopped:
-            self.reporter.say(f"stopped at step {progress.step}: no better answers for {settings.gate_patience} evaluations")
+            self.reporter.say(
+                f"stopped at step {progress.step}: no better answers for {settings.gate_patience} evaluations"
+            )
+
+    def _hold_budget(self) -> None:
+        limit, progress = self.job.budget.accelerator_seconds, self.progress
+        if limit is not None and progress.seconds > limit and progress.step < self.total_steps:
+            self._save_checkpoint()
+            raise PayloadError(
+                f"budget.accelerator_seconds ({limit:,.0f} s) is spent at step {progress.step} of {self.total_steps}; the "
+                "checkpoint is kept. Raise the budget and run the same command to go on from it"
+            )
 
     def _step(self, bundles: list[Bundle], upcoming: list[list[Bundle]]) -> tuple[float, float]:
         """One optimizer step; out of memory halves the token budget and takes the same rows again."""
@@ -260,7 +270,9 @@ class Training:
         if self.accelerator.num_processes > 1:
             total = self.accelerator.reduce(total, "sum")
             for value in self.trainable.values():
-                value.grad = self.accelerator.reduce(torch.zeros_like(value) if value.grad is None else value.grad, "sum")
+                value.grad = self.accelerator.reduce(
+                    torch.zeros_like(value) if value.grad is None else value.grad, "sum"
+                )
         return float(total) / supervised
 
     def _loss(self, bundles: list[tuple[list[Row], int]]) -> torch.Tensor:
@@ -283,7 +295,9 @@ class Training:
     def _halve_budget(self, error: Exception) -> None:
         text = str(error)
         out_of_memory = (
-            isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text or "out of memory" in text
+            isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            or "can't allocate memory" in text
+            or "out of memory" in text
         )
         if not out_of_memory or self.accelerator.num_processes > 1:
             raise error
@@ -293,9 +307,7 @@ class Training:
             ) from error
         self.progress.token_budget //= 2
         self.optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._free_memory()
         self.reporter.say(
             f"out of memory at step {self.progress.step + 1}: the token budget is now {self.progress.token_budget:,}"
         )
@@ -317,7 +329,10 @@ class Training:
             progress.loss_curve.append(entry)
             self.reporter.metric(**entry)
         self.reporter.progress(
-            "training step", progress.step, self.total_steps, f"loss {loss:.4f}, {speed['row_tokens_per_second']:,.0f} tokens/s"
+            "training step",
+            progress.step,
+            self.total_steps,
+            f"loss {loss:.4f}, {speed['row_tokens_per_second']:,.0f} tokens/s",
         )
 
     # -- evaluation and checkpoints ----------------------------------------------------------------------------
@@ -329,7 +344,11 @@ class Training:
         self.reporter.say(evaluation.line())
         for sample in evaluation.samples:
             self.reporter.say(f"  {sample['id']}: {sample['text'][:120]!r} (gold {sample['answer'][:120]!r})")
-        figures = {"val_loss": evaluation.val_loss, "task_score": evaluation.score, "compliance": evaluation.compliance}
+        figures = {
+            "val_loss": evaluation.val_loss,
+            "task_score": evaluation.score,
+            "compliance": evaluation.compliance,
+        }
         self.reporter.metric(self.progress.step, **figures, samples=evaluation.samples)
         if self.evaluator.gate.best is evaluation:
             self.best = self._adapter_tensors()
@@ -349,7 +368,11 @@ class Training:
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        optimizer = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "random": random}
+        optimizer = {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": random,
+        }
         state = {"progress": asdict(self.progress), "evaluations": self.evaluator.gate.state()}
         self.checkpoints.save(Checkpoint(self.progress.step, tensors, optimizer, state))
 
@@ -372,75 +395,21 @@ class Training:
         self.evaluator.gate.restore(found.state["evaluations"])
         self.reporter.say(f"resumed from the checkpoint of step {found.step}")
 
-    # -- the end -----------------------------------------------------------------------------------------------
-
-    def save(self) -> dict[str, Any]:
-        """Write the adapter, prove it on a fresh base, complete it with its record. Returns the record."""
-        gate = self.evaluator.gate
-        losses = [entry["loss"] for entry in self.progress.loss_curve]
-        refuse_or_warn(gate.verdict(losses[0], min(losses[-3:])), self.settings.gate_zero, self.reporter.say)
-        chosen = gate.best.step if gate.best else self.progress.step
-        if self.best is not None:
-            set_peft_model_state_dict(self.model, self.best)
-        summary = self.meter.summary()
-        folder, record = self.request.output, self._record(chosen, summary)
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return record
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.iterdir():
-            stale.unlink()
-        self.model.eval()
-        probe = self.rows.subset(range(min(PROBE_ROWS, len(self.rows))))
-        trained = self._probe_logits(self.model.get_base_model(), probe)
-        self.model.save_pretrained(folder)
-        self._release()
-        record["proof"] = adapters.prove(
-            self._load_base(), folder, record["adapted_modules"], lambda base: self._probe_logits(base, probe), trained
+    def release_model(self) -> None:
+        """Free the trained model before another is loaded; afterwards only rows, settings and checkpoints are left."""
+        del (
+            self.model,
+            self.forward,
+            self.evaluator,
+            self.optimizer,
+            self.scheduler,
+            self.trainable,
+            self.meter,
         )
-        self.reporter.say(f"the saved adapter answers as the trained model does: {record['proof']}")
-        record = write_record(folder, record)
-        self.checkpoints.clear()
-        return record
+        self._free_memory()
 
-    def _probe_logits(self, base: Any, rows: Rows) -> torch.Tensor:
-        """Float32 logits, on the CPU, at the supervised positions of some rows."""
-        forward = self._forward_of(base)
-        with torch.no_grad():
-            if self.packed:
-                return forward.logits(forward.pack([([row], 0) for row in rows])).float().cpu()
-            return base(**forward.padded_inputs(list(rows), self.processor)).logits.float().cpu()
-
-    def _release(self) -> None:
-        """Free the trained model before another is loaded."""
-        del self.model, self.forward, self.evaluator, self.optimizer, self.scheduler, self.trainable, self.meter
+    @staticmethod
+    def _free_memory() -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _record(self, chosen: int, summary: dict[str, Any]) -> dict[str, Any]:
-        job, request = self.job, self.request
-        sections = Counter(self.rows.table.column("section").to_pylist())
-        return {
-            "base": {
-                "model": job.base_model, "revision": base_revision(self.base_folder, job.revision), "fingerprint": self.fingerprint,
-            },
-            "template_hash": template_hash(self.processor),
-            "image_settings": image_settings(self.processor),
-            "training_set": {
-                "hash": self.training_set, "version": request.training_set, "rows": len(self.rows), "val_rows": len(self.val),
-                "sections": dict(sorted(sections.items())), "changed_sections": request.changed_sections,
-            },
-            "settings": job.model_dump(mode="json"),
-            "configuration_hash": job.training_hash(),
-            "seed": self.settings.seed,
-            "continued_from": str(request.from_adapter) if request.from_adapter else None,
-            "adapted_modules": self.adapted,
-            "trainable_parameters": adapters.trainable_parameters(self.model),
-            "steps": self.progress.step, "planned_steps": self.total_steps, "chosen_step": chosen,
-            "packed": self.packed, "token_budget": self.progress.token_budget,
-            "loss_curve": self.progress.loss_curve,
-            "evaluations": self.evaluator.gate.state(),
-            "throughput": {**summary, "training_seconds": self.progress.seconds},
-            "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
-        }  # fmt: skip

@@ -40,7 +40,9 @@ def read_record(folder: Path | str, verify_files: bool = True) -> dict[str, Any]
     folder = Path(folder)
     path = folder / RECORD_FILE
     if not path.is_file():
-        raise AdapterError(f"{folder} has no {RECORD_FILE}: training did not finish, so there is no adapter; train again")
+        raise AdapterError(
+            f"{folder} has no {RECORD_FILE}: training did not finish, so there is no adapter; train again"
+        )
     try:
         record = read_json(path)
     except ValueError as error:
@@ -51,16 +53,22 @@ def read_record(folder: Path | str, verify_files: bool = True) -> dict[str, Any]
     if verify_files:
         for name, digest in record["files"].items():
             if not (folder / name).is_file():
-                raise AdapterError(f"{folder / name} is missing, the record lists it; restore it or train again")
+                raise AdapterError(
+                    f"{folder / name} is missing, the record lists it; restore it or train again"
+                )
             if file_hash(folder / name, 64) != digest:
-                raise AdapterError(f"{folder / name} is not the file that was trained (its hash differs); restore it or train again")
+                raise AdapterError(
+                    f"{folder / name} is not the file that was trained (its hash differs); restore it or train again"
+                )
     return record
 
 
 def adapter_version(record: dict[str, Any]) -> str:
     """Data version of an adapter: its weights, base and prompt, and no time."""
     weights = {name: digest for name, digest in record["files"].items() if name.endswith(".safetensors")}
-    return content_hash([weights, record["base"]["fingerprint"], record["template_hash"], record["image_settings"]])
+    return content_hash(
+        [weights, record["base"]["fingerprint"], record["template_hash"], record["image_settings"]]
+    )
 
 
 def list_adapters(folder: Path | str) -> list[dict[str, Any]]:

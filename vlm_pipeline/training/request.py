@@ -14,7 +14,7 @@ from vlm_pipeline.settings.data import ImageSettings
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline.settings.scoring import ScorerSettings
 from vlm_pipeline.settings.training import LoraSettings, QuantizationSettings, TrainingSettings
-from vlm_pipeline.store import content_hash
+from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import load_task
 from vlm_pipeline.task_yaml import TaskFileError
 
@@ -35,7 +35,15 @@ class JobSettings(Settings):
     def training_hash(self) -> str:
         """Hash of what the weights depend on; how often it is logged or saved, and the budget, do not belong to it."""
         dumped = self.model_dump(mode="json", exclude={"budget"})
-        for name in ("save_steps", "log_steps", "keep_checkpoints", "workers", "image_feature_memory_mb", "token_budget", "attention"):
+        for name in (
+            "save_steps",
+            "log_steps",
+            "keep_checkpoints",
+            "workers",
+            "image_feature_memory_mb",
+            "token_budget",
+            "attention",
+        ):
             dumped["training"].pop(name)
         return content_hash(dumped)
 
@@ -48,13 +56,17 @@ class TrainingRequest(Settings):
     checkpoints: Path
     store: Path | None = None  # the store's root; image features and fingerprints are cached below it
     store_name: str | None = None  # folder of the task's artifacts below the store
-    base: str | None = None  # identity of the base that the launcher knows; of a local folder, its fingerprint
+    base: str | None = (
+        None  # identity of the base that the launcher knows; of a local folder, its fingerprint
+    )
     task: Path | None = None  # task folder; its settings are the defaults of `settings`
     settings: dict[str, Any] = {}  # fields of JobSettings; nested ones are merged into the task's
     template_hash: str | None = None  # of the template that the rows were formatted with
     training_set: str | None = None  # its data version, for the record
     from_adapter: Path | None = None  # completed adapter to continue from
-    changed_sections: list[str] | None = None  # with from_adapter: sections trained in full; others by `replay`
+    changed_sections: list[str] | None = (
+        None  # with from_adapter: sections trained in full; others by `replay`
+    )
     plan: Path | None = None  # where the plan is written
     dataset: str | None = None  # name of the data in the record; default: the task's name
     device_lock: Path | None = None  # read by the payload runner
@@ -77,15 +89,37 @@ def parse_request(raw: dict[str, Any]) -> tuple[TrainingRequest, JobSettings]:
             fields = set(JobSettings.model_fields)
             defaults = {name: value for name, value in task.model_dump(mode="json").items() if name in fields}
             defaults["base_model"] = task.base_model_path
-        return request, JobSettings.model_validate(_merged(defaults, request.settings))
+        job = JobSettings.model_validate(_merged(defaults, request.settings))
+        return request.model_copy(update={"from_adapter": _start_of(request, job)}), job
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+        )
         raise PayloadError(f"the training request is not valid: {problems}") from error
     except TaskFileError as error:
         raise PayloadError(str(error)) from error
 
 
+def _start_of(request: TrainingRequest, job: JobSettings) -> Path | None:
+    """Folder of the adapter to continue from: the request's, else the one that training.from_adapter names."""
+    name = job.training.from_adapter
+    if request.from_adapter is not None or name is None:
+        return request.from_adapter
+    if request.store is None or request.store_name is None:
+        raise PayloadError(f"training.from_adapter {name!r} needs `store` and `store_name` in the request")
+    store = TaskStore(request.store_name, request.store)
+    if name == "promoted":
+        promoted = read_json(store.path("promoted.json"), default={})
+        name = promoted.get("adapter_id") or promoted.get("adapter")
+        if not name:
+            raise PayloadError("training.from_adapter is promoted, and no adapter has been promoted yet")
+    return store.path("adapters", name)
+
+
 def _merged(defaults: Any, overrides: Any) -> Any:
     if isinstance(defaults, dict) and isinstance(overrides, dict):
-        return {key: _merged(defaults.get(key), overrides.get(key, defaults.get(key))) for key in {**defaults, **overrides}}
+        return {
+            key: _merged(defaults.get(key), overrides.get(key, defaults.get(key)))
+            for key in {**defaults, **overrides}
+        }
     return overrides

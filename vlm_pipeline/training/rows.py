@@ -17,7 +17,18 @@ from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.store import content_hash
 
 IGNORE = -100
-_NEEDED = ("id", "section", "group", "split", "input_ids", "labels", "n_prompt", "images", "image_sha256", "image_grid")
+_NEEDED = (
+    "id",
+    "section",
+    "group",
+    "split",
+    "input_ids",
+    "labels",
+    "n_prompt",
+    "images",
+    "image_sha256",
+    "image_grid",
+)
 _WANTED = ("answer", "answer_value", "metadata", "content_hash", "prompt_text")
 
 
@@ -56,7 +67,9 @@ class Rows(Sequence[Row]):
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
         column = self._columns
-        answer_value, metadata = (_json(_optional(column, name, index)) for name in ("answer_value", "metadata"))
+        answer_value, metadata = (
+            _json(_optional(column, name, index)) for name in ("answer_value", "metadata")
+        )
         return Row(
             id=column["id"][index].as_py(),
             section=column["section"][index].as_py(),
@@ -89,7 +102,9 @@ class Rows(Sequence[Row]):
         """Hash of what the model sees and must say, row by row and in order."""
         if "content_hash" in self._columns:
             return content_hash([self._columns["id"].to_pylist(), self._columns["content_hash"].to_pylist()])
-        return content_hash([[row.id, row.input_ids.tolist(), row.labels.tolist(), row.image_sha256] for row in self])
+        return content_hash(
+            [[row.id, row.input_ids.tolist(), row.labels.tolist(), row.image_sha256] for row in self]
+        )
 
 
 def read_rows(paths: Sequence[Path | str], split: str) -> Rows:
@@ -101,7 +116,9 @@ def read_rows(paths: Sequence[Path | str], split: str) -> Rows:
         names = pq.read_schema(path).names
         missing = [name for name in _NEEDED if name not in names]
         if missing:
-            raise PayloadError(f"{path} lacks the columns {', '.join(missing)}; materialize formatted_examples again")
+            raise PayloadError(
+                f"{path} lacks the columns {', '.join(missing)}; materialize formatted_examples again"
+            )
         columns = [*_NEEDED, *(name for name in _WANTED if name in names)]
         tables.append(pq.read_table(path, columns=columns, filters=[("split", "==", split)]))
     if not tables:
@@ -124,11 +141,15 @@ def replay_rows(rows: Rows, changed_sections: Sequence[str], share: float, seed:
 def check_rows(rows: Rows, split: str = "train") -> None:
     """Refuse what cannot teach anything, before a model is loaded (labels all masked is one of the silent failures)."""
     if len(rows) == 0:
-        raise PayloadError(f"the {split} split has no rows; check the sections and the split ratios in task.yaml")
+        raise PayloadError(
+            f"the {split} split has no rows; check the sections and the split ratios in task.yaml"
+        )
     masked = [row.id for row in rows if row.n_supervised == 0]
     if masked:
         shown = ", ".join(masked[:5])
-        raise PayloadError(f"{len(masked)} of {len(rows)} {split} rows have no supervised token ({shown}); fix the formatting")
+        raise PayloadError(
+            f"{len(masked)} of {len(rows)} {split} rows have no supervised token ({shown}); fix the formatting"
+        )
 
 
 def _array(column: pa.Array, index: int) -> np.ndarray:

@@ -19,7 +19,9 @@ class Throughput:
         self._device = device
         # Frozen weights: forward and the gradient by activations, 2 FLOPs a parameter each (no weight gradient).
         embedding = model.get_input_embeddings().weight.numel()
-        language = sum(value.numel() for value in model.get_base_model().get_decoder().parameters()) - embedding
+        language = (
+            sum(value.numel() for value in model.get_base_model().get_decoder().parameters()) - embedding
+        )
         self._flops_per_token = 4.0 * max(language, 1)
         self._peak = matmul_peak(device, next(model.parameters()).dtype)
         self.tokens = self.row_tokens = self.rows = 0
@@ -35,7 +37,11 @@ class Throughput:
         """A step is over."""
         tokens, row_tokens = self._pending
         self._pending = (0, 0)
-        self.tokens, self.row_tokens, self.seconds = self.tokens + tokens, self.row_tokens + row_tokens, self.seconds + seconds
+        self.tokens, self.row_tokens, self.seconds = (
+            self.tokens + tokens,
+            self.row_tokens + row_tokens,
+            self.seconds + seconds,
+        )
         self._steps = [*self._steps[-_WINDOW_STEPS + 1 :], (seconds, tokens, row_tokens)]
 
     def rates(self) -> dict[str, float]:
@@ -62,7 +68,9 @@ class Throughput:
             "utilisation": self.tokens * self._flops_per_token / seconds / self._peak,
             "matmul_peak_flops": self._peak,
             "peak_memory_bytes": peak_memory(self._device),
-            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+            "device": torch.cuda.get_device_name(self._device)
+            if self._device.type == "cuda"
+            else f"cpu, {torch.get_num_threads()} threads",
         }
 
 

@@ -24,7 +24,15 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in m['content'] %}"
@@ -42,7 +50,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
     made = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL[1:]
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=SPECIAL[1:],
     )
     made.chat_template = TEMPLATE
     made.image_token, made.video_token = "<|image_pad|>", "<|video_pad|>"
@@ -59,7 +70,7 @@ def save_vision_model(folder: Path, *, layers: int = 2, hidden: int = 48, seed: 
             "vocab_size": len(words), "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [hidden // 32, (hidden // 8 - hidden // 32) // 2, hidden // 8 - hidden // 32 - (hidden // 8 - hidden // 32) // 2]},
-            "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"], **text,
+            "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"], **text,
         },
         vision_config={"depth": 2, "embed_dim": 32, "hidden_size": hidden, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14},
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
@@ -78,13 +89,13 @@ def save_vision_model(folder: Path, *, layers: int = 2, hidden: int = 48, seed: 
     return folder
 
 
-def save_text_model(folder: Path, *, layers: int = 2, hidden: int = 48, seed: int = 0) -> Path:
+def save_text_model(folder: Path, *, layers: int = 2, hidden: int = 48, seed: int = 0, **more: Any) -> Path:
     torch.manual_seed(seed)
     words = tokenizer()
     config = Qwen2Config(
         vocab_size=len(words), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, bos_token_id=None,
-        eos_token_id=words.convert_tokens_to_ids("<|im_end|>"), pad_token_id=0, tie_word_embeddings=True,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, bos_token_id=None, initializer_range=0.2,
+        eos_token_id=words.convert_tokens_to_ids("<|im_end|>"), pad_token_id=0, tie_word_embeddings=True, **more,
     )  # fmt: skip
     Qwen2ForCausalLM(config).eval().save_pretrained(folder)
     words.save_pretrained(folder)
@@ -101,26 +112,36 @@ def draw_page(folder: Path, number: int, size: tuple[int, int] = (84, 56)) -> Pa
 
 
 def formatted_row(
-    processor: Any, name: str, question: str, answer: str, *, image: Path | None = None, system: str | None = None,
+    processor: Any, name: str, question: str, answer: str, *, image: Path | list[Path] | None = None,
+    question_first: bool = False, system: str | None = None,
     split: str = "train", section: str = "torque", group: str | None = None, metadata: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """One row as the formatted table holds it."""
     words = getattr(processor, "tokenizer", processor)
-    content: Any = [{"type": "image"}, {"type": "text", "text": question}] if image else question
-    turns = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": content}]
-    prompt = words.apply_chat_template(turns, chat_template=TEMPLATE, tokenize=False, add_generation_prompt=True)
-    inputs = processor(images=[Image.open(image)], text=[prompt]) if image else {"input_ids": [words(prompt)["input_ids"]]}
+    pictures = [image] if isinstance(image, Path) else image or []
+    parts: list[Any] = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": question}]
+    content: Any = (parts[::-1] if question_first else parts) if pictures else question
+    turns = ([{"role": "system", "content": system}] if system else []) + [
+        {"role": "user", "content": content}
+    ]
+    prompt = words.apply_chat_template(
+        turns, chat_template=TEMPLATE, tokenize=False, add_generation_prompt=True
+    )
+    opened = [Image.open(picture) for picture in pictures]
+    inputs = (
+        processor(images=opened, text=[prompt]) if pictures else {"input_ids": [words(prompt)["input_ids"]]}
+    )
     prompt_ids = list(inputs["input_ids"][0])
     answer_ids = words(answer + "<|im_end|>")["input_ids"]
     tail = words("\n")["input_ids"]
     return {
-        "id": name, "section": section, "group": group or (image.stem if image else name), "split": split,
+        "id": name, "section": section, "group": group or (pictures[0].stem if pictures else name), "split": split,
         "input_ids": prompt_ids + answer_ids + tail,
         "labels": [-100] * len(prompt_ids) + answer_ids + [-100] * len(tail),
         "n_prompt": len(prompt_ids), "n_tokens": len(prompt_ids) + len(answer_ids) + len(tail), "n_supervised": len(answer_ids),
-        "images": [str(image)] if image else [],
-        "image_sha256": [hashlib.sha256(image.read_bytes()).hexdigest()] if image else [],
-        "image_grid": [[int(size) for size in inputs["image_grid_thw"][0]]] if image else [],
+        "images": [str(picture) for picture in pictures],
+        "image_sha256": [hashlib.sha256(picture.read_bytes()).hexdigest() for picture in pictures],
+        "image_grid": [[int(size) for size in grid] for grid in inputs["image_grid_thw"]] if pictures else [],
         "prompt_text": prompt, "answer": answer, "answer_value": None, "metadata": json.dumps(metadata or {}),
         "content_hash": hashlib.sha256(repr((prompt_ids, answer_ids)).encode()).hexdigest(),
     }  # fmt: skip
@@ -130,7 +151,11 @@ SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "section", "group", "split")]
     + [("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))]
     + [(name, pa.int32()) for name in ("n_prompt", "n_tokens", "n_supervised")]
-    + [("images", pa.list_(pa.string())), ("image_sha256", pa.list_(pa.string())), ("image_grid", pa.list_(pa.list_(pa.int32())))]
+    + [
+        ("images", pa.list_(pa.string())),
+        ("image_sha256", pa.list_(pa.string())),
+        ("image_grid", pa.list_(pa.list_(pa.int32()))),
+    ]
     + [(name, pa.string()) for name in ("prompt_text", "answer", "answer_value", "metadata", "content_hash")]
 )
 

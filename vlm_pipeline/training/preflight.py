@@ -1,0 +1,46 @@
+"""What is refused before a weight is read: rows made for another model, an adapter of another shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.compute.payload import PayloadError
+from vlm_pipeline.formatting.table import read_table_metadata
+from vlm_pipeline.formatting.template import image_settings, image_settings_differences, template_hash
+from vlm_pipeline.settings.training import LoraSettings
+from vlm_pipeline.training.record import AdapterError, adapter_version, read_record
+
+
+def check_formatting(paths: Iterable[Path], processor: Any) -> None:
+    """Rows must have been rendered with the template and pixels that this base has now. Raises PayloadError."""
+    template, images = template_hash(processor), image_settings(processor)
+    for path in paths:
+        made = read_table_metadata(path)
+        if made.get("template_hash", template) != template:
+            raise PayloadError(
+                f"{path} was formatted with chat template {made['template_hash']}, the base has {template}: "
+                "materialize formatted_examples again"
+            )
+        changed = (
+            image_settings_differences(made["image_settings"], images) if "image_settings" in made else []
+        )
+        if changed:
+            raise PayloadError(
+                f"{path} was formatted with other image settings ({'; '.join(changed)}): materialize formatted_examples again"
+            )
+
+
+def start_version(folder: Path | None, lora: LoraSettings) -> str | None:
+    """Identity of the adapter that training continues from, None for a fresh one. Raises AdapterError."""
+    if folder is None:
+        return None
+    record = read_record(folder)
+    mine, theirs = lora.model_dump(mode="json"), record["settings"]["lora"]
+    changed = [name for name in ("r", "alpha", "target_modules", "vision") if mine[name] != theirs.get(name)]
+    if changed:
+        raise AdapterError(
+            f"{folder} has another lora.{', lora.'.join(changed)}; set the same to continue from it"
+        )
+    return adapter_version(record)

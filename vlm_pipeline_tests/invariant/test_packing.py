@@ -1,0 +1,246 @@
+"""Packing is exact: loss and every LoRA gradient equal those of separate rows, to 1e-5 relative in float32.
+
+The reference is the plain Transformers forward of one row at a time, on the processor's own inputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vlm_pipeline.formatting.template import load_processor
+from vlm_pipeline.settings.training import LoraSettings
+from vlm_pipeline.training.adapters import add_lora
+from vlm_pipeline.training.attention import Group, Layout
+from vlm_pipeline.training.base_model import load_base
+from vlm_pipeline.training.forward import PackedForward, packing_fits
+from vlm_pipeline.training.grouping import Packer, shared_prefix
+from vlm_pipeline.training.images import ImageFeatures
+from vlm_pipeline.training.rows import read_rows
+from vlm_pipeline_tests.training import tiny
+
+TOLERANCE = 1e-5
+CPU = torch.device("cpu")
+
+
+class Case:
+    """A model with a random adapter, rows, and the reference loss and gradients."""
+
+    def __init__(self, folder, table, processor):
+        self.processor = processor
+        self.rows = read_rows([table], "train")
+        base = load_base(folder, torch.float32, CPU)
+        torch.manual_seed(1)
+        self.model = add_lora(base, LoraSettings(r=4, alpha=8), "base", None)
+        for name, parameter in self.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+        self.base = self.model.get_base_model().eval()
+        plain = PackedForward(self.base, None, "dense")
+        self.losses, self.gradients = [], None
+        total = torch.zeros(())
+        for row in self.rows:
+            loss = plain.padded_losses([row], processor)[0]
+            self.losses.append(float(loss))
+            total = total + loss
+        total.backward()
+        self.total, self.gradients = float(total), self.take_gradients()
+
+    def take_gradients(self):
+        taken = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.requires_grad}
+        self.model.zero_grad()
+        return taken
+
+    def forward(self, attention):
+        features = None
+        if hasattr(self.processor, "image_processor"):
+            features = ImageFeatures(self.base, self.processor, identity="x", memory_bytes=2**20)
+        return PackedForward(self.base, features, attention)
+
+    def check(self, total):
+        assert abs(total - self.total) <= TOLERANCE * abs(self.total)
+        for name, gradient in self.take_gradients().items():
+            wanted = self.gradients[name]
+            assert float((gradient - wanted).norm()) <= TOLERANCE * float(wanted.norm()), name
+
+
+SYSTEM = "You answer questions on the engine. Tools: torque(bolt), gap(valve). " * 2
+
+
+def _questions(processor, name, count, **options):
+    return [
+        tiny.formatted_row(
+            processor, f"{name}-{n}", f"What is value {n}{'?' * (n + 1)}", f"It is {n * 7} Nm.", **options
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def vision(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vision")
+    model = tiny.save_vision_model(folder / "model")
+    processor = load_processor(model)
+    pages = [tiny.draw_page(folder, n, (84 + 28 * n, 56 + 28 * (n % 2))) for n in range(3)]
+    rows = [
+        row for n, page in enumerate(pages) for row in _questions(processor, f"page{n}", 3 + n, image=page)
+    ]
+    rows += _questions(processor, "two", 2, image=pages[:2], group="two")
+    rows += _questions(processor, "late", 2, image=pages[2], question_first=True, group="late")
+    rows += _questions(processor, "alone", 1, image=tiny.draw_page(folder, 9))
+    rows += _questions(processor, "text", 2)
+    return Case(model, tiny.write_rows(folder / "rows.parquet", rows), processor)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    model = tiny.save_text_model(folder / "model")
+    processor = load_processor(model)
+    rows = _questions(processor, "tools", 5, system=SYSTEM) + _questions(processor, "short", 4)
+    return Case(model, tiny.write_rows(folder / "rows.parquet", rows), processor)
+
+
+@pytest.fixture(params=["vision", "text"])
+def case(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("attention", ["packed", "dense"])
+@pytest.mark.parametrize(
+    ("rows_per_step", "token_budget"), [(100, 10_000), (100, 150), (4, 10_000), (3, 120), (1, 1)],
+    ids=["one pass", "many passes", "groups cut", "groups cut and small passes", "every row alone"],
+)  # fmt: skip
+def test_any_grouping_and_any_split_into_passes_gives_the_gradient_of_separate_rows(
+    case, attention, rows_per_step, token_budget
+):
+    forward = case.forward(attention)
+    packer = Packer(
+        case.rows, rows_per_step=rows_per_step, image_token=forward.image_token, share=True, seed=3
+    )
+    total, seen = 0.0, []
+    for step in packer.epoch(1):
+        for one in packer.passes(step, token_budget):
+            packed = forward.pack(
+                [([case.rows[index] for index in bundle.rows], bundle.prefix) for bundle in one]
+            )
+            loss = forward.loss(packed)
+            loss.backward()
+            total += float(loss.detach())
+            seen += [index for bundle in one for index in bundle.rows]
+    assert sorted(seen) == list(range(len(case.rows)))
+    case.check(total)
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("batch", [2, 5])
+def test_any_padding_gives_the_gradient_of_separate_rows(case, batch, padding):
+    forward = case.forward("packed")
+    total = 0.0
+    for start in range(0, len(case.rows), batch):
+        rows = [case.rows[index] for index in range(start, min(start + batch, len(case.rows)))]
+        loss = forward.padded_losses(rows, case.processor, padding).sum()
+        loss.backward()
+        total += float(loss.detach())
+    case.check(total)
+
+
+def test_gradient_checkpointing_changes_nothing(case):
+    forward = case.forward("packed")
+    base = case.base
+    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    base.train()
+    try:
+        packer = Packer(case.rows, rows_per_step=100, image_token=forward.image_token, share=True, seed=0)
+        (step,) = packer.epoch(0)
+        loss = forward.loss(
+            forward.pack([([case.rows[i] for i in bundle.rows], bundle.prefix) for bundle in step])
+        )
+        loss.backward()
+        case.check(float(loss.detach()))
+    finally:
+        base.gradient_checkpointing_disable()
+        base.eval()
+
+
+def test_sharing_really_shares_and_computes_each_image_once(vision):
+    forward = vision.forward("packed")
+    packer = Packer(vision.rows, rows_per_step=100, image_token=forward.image_token, share=True, seed=0)
+    for epoch in range(2):
+        (step,) = packer.epoch(epoch)
+        packed = forward.pack([([vision.rows[i] for i in bundle.rows], bundle.prefix) for bundle in step])
+        with torch.no_grad():
+            forward.loss(packed)
+    assert len(packed.input_ids) < 0.85 * packed.row_tokens
+    assert forward.features.tower_calls == 4
+
+
+def test_a_branch_sees_nothing_of_its_siblings(case):
+    forward = case.forward("packed")
+    first, second = case.rows[0], case.rows[1]
+    prefix = shared_prefix([first, second], forward.image_token)
+    assert prefix >= 16
+    altered = type(second)(**{name: getattr(second, name) for name in second.__slots__})
+    object.__setattr__(
+        altered, "input_ids", np.where(np.arange(len(second.input_ids)) >= prefix, 50, second.input_ids)
+    )
+    with torch.no_grad():
+        before = forward.row_losses(forward.pack([([second, first], prefix)]))
+        after = forward.row_losses(forward.pack([([altered, first], prefix)]))
+    assert before[0] != after[0]
+    assert torch.equal(before[1], after[1])
+
+
+def test_the_loss_of_a_row_is_its_own(case):
+    forward = case.forward("packed")
+    packer = Packer(case.rows, rows_per_step=100, image_token=forward.image_token, share=True, seed=0)
+    for bundle in packer.epoch(0)[0]:
+        with torch.no_grad():
+            losses = forward.row_losses(forward.pack([([case.rows[i] for i in bundle.rows], bundle.prefix)]))
+        np.testing.assert_allclose(losses, [case.losses[i] for i in bundle.rows], rtol=TOLERANCE)
+
+
+def test_packing_that_a_model_cannot_take_is_found_before_training(tmp_path):
+    """Attention over a window of 8 positions: a packed branch would reach other tokens than the row alone."""
+    options = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
+    folder = tiny.save_text_model(tmp_path / "model", **options)
+    processor = load_processor(folder)
+    rows = read_rows(
+        [tiny.write_rows(tmp_path / "rows.parquet", _questions(processor, "tools", 2, system=SYSTEM))],
+        "train",
+    )
+    forward = PackedForward(load_base(folder, torch.float32, CPU), None)
+    prefix = shared_prefix(list(rows), None)
+    assert "differs" in packing_fits(forward, list(rows), prefix, processor)
+
+
+def test_dense_and_block_masks_say_the_same():
+    layout = Layout([Group(0, 3, (2, 4)), Group(9, 0, (5,)), Group(14, 2, (1, 1, 1))])
+    dense = layout.dense_mask()[0, 0]
+    visible = layout.flex_mask().mask_mod
+    places = torch.arange(layout.length)
+    block = visible(0, 0, places[:, None], places[None, :])
+    assert torch.equal(dense, block)
+    assert dense[5:9, 3:5].sum() == 0  # second branch, first branch
+    assert dense[5, :3].all()  # branch, prefix
+    assert dense[9:, :9].sum() == 0  # second group, first group
+
+
+def test_the_shared_prefix_ends_before_the_prediction_of_the_first_answer_token(vision):
+    rows = list(vision.rows)[:2]
+    twins = [rows[0], rows[0]]
+    first = int(np.flatnonzero(rows[0].labels != -100)[0])
+    assert shared_prefix(twins, vision.base.config.image_token_id) == first - 1
+
+
+def test_the_shared_prefix_never_ends_inside_an_image(vision):
+    """Two rows that differ within the placeholders (another number of them) share only what is before the image."""
+    image = vision.base.config.image_token_id
+    row = vision.rows[0]
+    shorter = type(row)(**{name: getattr(row, name) for name in row.__slots__})
+    place = int(np.flatnonzero(row.input_ids == image)[2])
+    object.__setattr__(shorter, "input_ids", np.delete(row.input_ids, range(place, place + 2)))
+    object.__setattr__(shorter, "labels", np.delete(row.labels, range(place, place + 2)))
+    prefix = shared_prefix([row, shorter], image)
+    assert image not in row.input_ids[:prefix]

@@ -1,0 +1,170 @@
+"""A run can be killed, starved of memory or disk, or diverge: it resumes exactly, or fails whole with a clear message."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vlm_pipeline.compute.payload import PayloadError
+from vlm_pipeline.training.record import AdapterError, read_record
+from vlm_pipeline_tests.training.runs import live, make_request, run, start
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, vision_model, table):
+    """Settings with dropout and a gate on the loss, so that random states and the best weights matter; and its outcome."""
+    settings = {"eval_steps": 4, "save_steps": 1, "lora": {"dropout": 0.1}}
+    request = make_request(tmp_path_factory.mktemp("whole"), "run", vision_model, table, **settings)
+    run(request)
+    return settings, request
+
+
+def weights(request):
+    return load_file(Path(request["output"]) / "adapter_model.safetensors")
+
+
+def assert_same_adapter(one, other):
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.allclose(value, second[name], rtol=0, atol=1e-6), name
+
+
+def run_until(request, outcome, condition):
+    child = start(request, outcome)
+    while not condition():
+        assert child.is_alive(), outcome.read_text() if outcome.exists() else "the run died"
+        time.sleep(0.01)
+    child.kill()
+    child.join()
+
+
+def steps_done(request):
+    return max((line["step"] for line in live(request) if "loss" in line), default=0)
+
+
+def test_killed_again_and_again_a_run_ends_with_the_adapter_of_an_uninterrupted_one(
+    tmp_path, vision_model, table, uninterrupted
+):
+    settings, whole = uninterrupted
+    request = make_request(tmp_path, "run", vision_model, table, **settings)
+    outcome = tmp_path / "outcome"
+    for reached in (2, 7):
+        run_until(request, outcome, lambda reached=reached: steps_done(request) >= reached)
+        with pytest.raises(AdapterError):
+            read_record(request["output"])
+    before = len(live(request))
+    _, ears = run(request)
+    assert "resumed from the checkpoint of step" in ears.text
+    trained = [line["step"] for line in live(request)[before:] if "loss" in line]
+    assert min(trained) >= 6  # not from the start
+    assert_same_adapter(whole, request)
+    ours, theirs = read_record(request["output"]), read_record(whole["output"])
+    assert [entry["loss"] for entry in ours["loss_curve"]] == pytest.approx(
+        [entry["loss"] for entry in theirs["loss_curve"]]
+    )
+    assert not list(Path(request["checkpoints"]).glob("step-*"))  # nothing left to fill the disk
+
+
+def stop_at(request, tmp_path, step):
+    """Leave checkpoints as a killed run does."""
+    run_until(
+        request, tmp_path / "outcome", lambda: (Path(request["checkpoints"]) / f"step-{step:08d}").exists()
+    )
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "no manifest"])
+def test_a_corrupt_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path, vision_model, table, uninterrupted, damage
+):
+    settings, whole = uninterrupted
+    request = make_request(tmp_path, "run", vision_model, table, **settings)
+    stop_at(request, tmp_path, 4)
+    newest = max(Path(request["checkpoints"]).glob("step-*"))
+    state = newest / "state.safetensors"
+    if damage == "no manifest":
+        (newest / "manifest.json").unlink()
+    else:
+        content = bytearray(state.read_bytes())
+        content[-5] ^= 255
+        state.write_bytes(content if damage == "flipped" else content[:100])
+    _, ears = run(request)
+    assert f"checkpoint {newest.name} cannot be used" in ears.text
+    resumed = next(line for line in ears.said if line.startswith("resumed"))
+    assert int(resumed.rsplit(" ", 1)[1]) < int(newest.name.removeprefix("step-"))
+    assert_same_adapter(whole, request)
+
+
+def test_other_settings_or_other_data_never_resume_an_old_run(tmp_path, vision_model, table, uninterrupted):
+    settings, _ = uninterrupted
+    request = make_request(tmp_path, "run", vision_model, table, **settings)
+    stop_at(request, tmp_path, 2)
+    request["settings"]["training"]["learning_rate"] = 4e-3
+    _, ears = run(request)
+    assert "belongs to other settings or data" in ears.text
+    assert not any(line.startswith("resumed") for line in ears.said)
+
+
+def test_a_diverging_run_says_so_and_keeps_what_it_had(tmp_path, vision_model, table):
+    request = make_request(tmp_path, "run", vision_model, table, learning_rate=1e30, save_steps=1, warmup=0)
+    with pytest.raises(PayloadError, match=r"not a number at step \d+ \(rows .*learning_rate"):
+        run(request)
+    assert not Path(request["output"]).exists()
+
+
+def test_a_full_disk_is_named_and_the_previous_checkpoint_stays(tmp_path, vision_model, table, uninterrupted):
+    settings, whole = uninterrupted
+    request = make_request(tmp_path, "run", vision_model, table, **settings)
+    stop_at(request, tmp_path, 3)
+    kept = sorted(path.name for path in Path(request["checkpoints"]).glob("step-*"))
+    outcome = tmp_path / "outcome"
+    start(request, outcome, file_limit=8_000).join()
+    assert "could not be written" in outcome.read_text()
+    assert "run the same command again" in outcome.read_text()
+    assert sorted(path.name for path in Path(request["checkpoints"]).iterdir()) == kept
+    run(request)
+    assert_same_adapter(whole, request)
+
+
+def test_out_of_memory_halves_the_token_budget_says_so_and_changes_no_result(
+    tmp_path, vision_model, table, uninterrupted, monkeypatch
+):
+    """A device that holds 150 tokens: longer passes raise what a GPU raises."""
+    settings, _ = uninterrupted
+    from transformers import Qwen2VLForConditionalGeneration
+
+    forward = Qwen2VLForConditionalGeneration.forward
+
+    def small_device(self, *args, inputs_embeds=None, **kwargs):
+        if self.training and inputs_embeds is not None and inputs_embeds.shape[1] > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, *args, inputs_embeds=inputs_embeds, **kwargs)
+
+    small_device.__signature__ = __import__("inspect").signature(forward)
+    monkeypatch.setattr(Qwen2VLForConditionalGeneration, "forward", small_device)
+    settings = {**settings, "lora": {}}
+    request = make_request(tmp_path, "small", vision_model, table, **settings)
+    _, ears = run(request)
+    monkeypatch.undo()
+    assert "the token budget is now 2,048" in ears.text
+    assert read_record(request["output"])["token_budget"] < 100
+    large = make_request(tmp_path, "large", vision_model, table, **settings)
+    run(large)
+    first, second = weights(request), weights(large)
+    assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
+
+
+def test_a_stale_unfinished_adapter_folder_is_replaced(tmp_path, vision_model, table):
+    request = make_request(tmp_path, "run", vision_model, table, max_steps=1)
+    output = Path(request["output"])
+    output.mkdir(parents=True)
+    (output / "adapter_model.safetensors").write_bytes(b"half")
+    (output / "stranger.bin").write_bytes(b"x")
+    run(request)
+    assert set(read_record(output)["files"]) == {"adapter_config.json", "adapter_model.safetensors"}
+    shutil.rmtree(output)
