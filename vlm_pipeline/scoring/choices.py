@@ -71,6 +71,7 @@ _ALONE = re.compile(r"[)\].*_}\"'`]{0,6}[ \t]*(?:\n|$)")
 _AS_OPTION = re.compile(r"(?:\b(?:option|choice|answer|statement|letter)s?[\s*_(\"'\[]{1,4}|[(\[]\s?|\*\*\(?)$", re.IGNORECASE)
 _CONJOINED = re.compile(r"[\s*_)\]\"'.]{0,5}(?:,|or|and|and/or|&|/)[\s*_(\[\"']{1,5}(?:or |and |both )?(?:option )?[(\[*]{0,3}([A-Z])(?![A-Za-z'])[)\]*]{0,3}(?!\s(?:is|was)\b)")
 _SENTENCE = re.compile(r"[.!?](?=\s|$)|\n")
+_SEVERAL = -1  # "the answer is A or C"
 _FUNCTION_WORDS = frozenset("yes no not a an i the none all true false it up down on off in out".split())
 
 
@@ -141,7 +142,6 @@ class _Finder:
         self.options = options
         self.ruled_out: set[int] = set()
         self.found: dict[str, list[tuple[int, int, int]]] = {"stated": [], "leading": [], "mentioned": []}
-        self.ambiguous = False
         self.negated_end = -99
 
     def best(self) -> Extraction:
@@ -151,18 +151,20 @@ class _Finder:
         for rule in ("stated", "leading"):
             if self.found[rule]:
                 place, start, end = max(self.found[rule], key=lambda item: (item[1], item[2]))
+                if place == _SEVERAL:
+                    return Extraction(None, "ambiguous")
                 return Extraction(self.options.elements[place], rule, (start, end))
         mentions = sorted(self.found["mentioned"], key=lambda item: item[1])
         kept = [m for m in mentions if m[0] not in self.ruled_out]
-        if len({m[0] for m in kept}) == 1 and not self.ambiguous:
+        if len({m[0] for m in kept}) == 1:
             place, start, end = kept[-1]
             return Extraction(self.options.elements[place], "mentioned", (start, end))
-        if kept and (concluded := self._concluded(kept)) and not self.ambiguous:
+        if kept and (concluded := self._concluded(kept)):
             return concluded
         left = set(range(len(self.options.elements))) - self.ruled_out
         if not kept and len(left) == 1 and self.ruled_out:
             return Extraction(self.options.elements[left.pop()], "eliminated")
-        return Extraction(None, "ambiguous") if kept or self.ambiguous else NOTHING
+        return Extraction(None, "ambiguous") if kept else NOTHING
 
     def _concluded(self, mentions: list[tuple[int, int, int]]) -> Extraction | None:
         """Several options are discussed and the concluding sentence names one."""
@@ -231,7 +233,7 @@ class _Finder:
             if self._negated(clause, end) or self._continues_negated(start):
                 self._rule_out(place, end)
             elif stated and self._conjoined(end):
-                self.ambiguous = True
+                self._add("stated", _SEVERAL, start, end)
             elif stated:
                 self._add("stated", place, start, end)
             elif leading and not listing and _LEADING_END.match(self.body, end):

@@ -71,8 +71,9 @@ class QuantitySettings(BaseScorerSettings):
     """Numbers with units; compared after conversion, years exact."""
 
     kind: Literal["quantity"] = "quantity"
-    relative_tolerance: Tolerance = Field(
-        0.02, description="Relative tolerance after conversion; a rounded 48 ft-lb still matches its 65 Nm."
+    relative_tolerance: Tolerance = Field(0.0, description="Relative tolerance in the gold answer's own unit.")
+    conversion_tolerance: Tolerance = Field(
+        0.02, description="Relative tolerance after a conversion: a rounded 48 ft-lb still matches its 65 Nm."
     )
     absolute_tolerance: Tolerance = Field(0.0, description="Absolute tolerance in the gold answer's unit.")
     default_unit: str | None = Field(None, description="Unit of a gold answer or of an answer that has none.")

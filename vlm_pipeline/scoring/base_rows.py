@@ -1,0 +1,57 @@
+"""What all row scorers share: where the gold answer stands, and how settings become attributes."""
+
+import json
+from typing import Any, Generic, TypeVar
+
+from vlm_pipeline.scoring.cleaning import clean_response
+from vlm_pipeline.scoring.refusals import refusal_kind
+from vlm_pipeline.scoring.results import FailureKind, GoldError, Reference, RowScore
+from vlm_pipeline.settings.scoring import BaseScorerSettings
+
+S = TypeVar("S", bound=BaseScorerSettings)
+
+
+class BaseScorer(Generic[S]):
+    """Settings, name and version; subclasses read the gold answer and score a response."""
+
+    def __init__(self, settings: S, *, version: str) -> None:
+        self.settings = settings
+        self.kind: str = settings.kind  # type: ignore[attr-defined]
+        self.name: str = settings.column_name
+        self.version = version
+
+    def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
+        raise NotImplementedError
+
+    def score(
+        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
+    ) -> RowScore:
+        raise NotImplementedError
+
+    def _gold(self, example_answer: Any, metadata: dict[str, Any] | None) -> Any:
+        """The machine-readable gold of the row where it has one, else the assistant's answer."""
+        field = self.settings.reference_field
+        value = (metadata or {}).get(field) if field else None
+        return example_answer if value is None else value
+
+    def _gold_text(self, example_answer: Any, metadata: dict[str, Any] | None) -> str:
+        return as_text(self._gold(example_answer, metadata))
+
+    def _clean(self, text: str, prompt: str | None) -> str:
+        return clean_response(text, prompt)
+
+
+def as_text(value: Any) -> str:
+    """A gold value as text: texts as they are, numbers without a needless ".0", the rest as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
+def unanswered(text: str) -> FailureKind:
+    """Why nothing could be read from a response: it refuses, or it gives no answer."""
+    return "refusal" if text.strip() and refusal_kind(text) != "none" else "no_answer"
