@@ -47,7 +47,7 @@ class AlignedPair:
         usable = self.metrics
         if wanted in usable and not (wanted == "mae" and _share(self._columns("mae")[2]) < 0.5):
             return wanted
-        for name in ("within_1", "exact", "correct"):
+        for name in ("within_1", "numeric_exact", "exact", "correct"):
             if name in usable:
                 return name
         return wanted if wanted in usable else next(iter(usable), None)

@@ -12,13 +12,14 @@ ValueKind = Literal["rate", "share", "abs_error", "signed_error", "mean"]
 
 ABSOLUTE_ERRORS = frozenset({"abs_error", "absolute_error"})
 SIGNED_ERRORS = frozenset({"error", "signed_error"})
-UNBOUNDED = frozenset({"reward", "calls", "numbers"})
-# Rates of something bad. Everything else that is no error counts upwards.
+UNBOUNDED = frozenset({"reward", "rel_error", "unsupported_numbers", "n_calls", "n_malformed"})
+# Figures of something bad. Everything else that is no error counts upwards.
 LOWER_IS_BETTER = frozenset(
-    {"hallucination", "hallucinated", "over_refusal", "missed_refusal", "malformed", "refusal", "refused"}
+    {"hallucination", "over_refusal", "missed_refusal", "rel_error", "unsupported_numbers", "n_malformed"}
 )
-LENIENT = frozenset({"any_number", "any", "lenient", "anywhere"})
-NEUTRAL = frozenset({"refusal_gold", "inferred", "partial_refusal"})  # described, never ranked
+LENIENT = frozenset({"any_number"})  # readings that forgive the format
+NEUTRAL = frozenset({"inferred", "refused", "n_calls"})  # described, never ranked or tested
+DESCRIPTIVE = frozenset({"value", "expected"})  # what was read and what was wanted: no figure of merit
 
 COUNTED = ("scored", "unscored")  # statuses of rows that have a response and a readable gold answer
 
@@ -69,9 +70,14 @@ class ScoreColumns:
         return int((self.status == status).sum())
 
     def with_unscored_as_misses(self, name: str) -> np.ndarray:
-        """A rate or share where a response that nothing could be read from is no success; NaN where no response."""
+        """A rate or share where a response that nothing could be read from is no success.
+
+        NaN stays where there is no response, where the value does not apply to a row that was read (no tool call
+        was wanted), and for rates of something bad: an unreadable answer is no hallucination.
+        """
         values = self.values[name].copy()
-        values[np.isnan(values) & self.counted] = 1.0 if name in LOWER_IS_BETTER else 0.0
+        if name not in LOWER_IS_BETTER:
+            values[np.isnan(values) & (self.status == "unscored")] = 0.0
         return values
 
 
@@ -106,6 +112,8 @@ def _kinds_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, ValueKind]:
     seen: dict[str, ValueKind] = {}
     for row in rows:
         for name, value in row["values"].items():
+            if name in DESCRIPTIVE:
+                continue
             known = seen.get(name)
             if known in ("abs_error", "signed_error", "mean") or (value is None and known):
                 continue
@@ -159,7 +167,12 @@ def _columns(
         status=np.array([row["status"] for row in rows]),
         values={name: floats(name) for name in kinds},
         kinds=kinds,
-        extracted=numbers("extracted"),
-        gold=numbers("gold"),
+        extracted=_either(floats("value"), numbers("extracted")),
+        gold=_either(floats("expected"), numbers("gold")),
         rows=rows,
     )
+
+
+def _either(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The scorer's own number (in the gold's unit) where it gave one."""
+    return np.where(np.isnan(first), second, first)

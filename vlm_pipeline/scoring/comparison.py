@@ -181,8 +181,17 @@ def _described(aligned: AlignedPair, metric: str, **options: Any) -> dict[str, A
 
 
 def _lenient(aligned: AlignedPair, decisive: str, **options: Any) -> list[dict[str, Any]]:
-    """a as strictly as ever against b read leniently: what is left of the difference is not format."""
-    if aligned.kind(decisive)[1] not in ("rate", "share"):
+    """a as strictly as ever against b read leniently: what is left of the difference is not format.
+
+    A rating is read leniently to begin with (any way to write the score counts). What is left of format there is
+    whether b gives a score at all, so the lenient comparison keeps the rows where it does.
+    """
+    _, kind = aligned.kind(decisive)
+    if "mae" in aligned.metrics and "within_1" in aligned.metrics:
+        readable = aligned.b["read"] >= 1
+        found = aligned.compare("within_1", mask=readable, **options)
+        return [{"b_read_as": "within one point, only rows where it gives a score", **found.as_dict()}]
+    if kind not in ("rate", "share"):
         return []
     return [
         {"b_read_as": name, **aligned.compare(decisive, metric_b=name, **options).as_dict()}

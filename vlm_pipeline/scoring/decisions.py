@@ -10,6 +10,10 @@ Verdict = Literal["better", "worse", "not_demonstrated", "unfair", "too_few_rows
 MIN_CLUSTERS = 6  # with five clusters or fewer the permutation test cannot reach p < 0.05
 _SAYS = {
     "exact": "exactly",
+    "numeric_exact": "exactly",
+    "relaxed_match": "within the relaxed tolerance",
+    "arguments_exact": "with the exact call",
+    "safe_response": "safely",
     "correct": "correctly",
     "within_1": "within one point",
     "within_2": "within two points",

@@ -123,7 +123,8 @@ def value_metrics(
         }
         if kind == "rate":
             filled = table.with_unscored_as_misses(name)
-            whole = proportion(filled[table.counted], table.clusters[table.counted], confidence=confidence)
+            known = ~np.isnan(filled) & table.counted
+            whole = proportion(filled[known], table.clusters[known], confidence=confidence)
             figures[name] = (
                 entry
                 | _figure(proportion(values[scored], clusters, confidence=confidence))
@@ -131,7 +132,8 @@ def value_metrics(
             )
         elif kind == "share":
             filled = table.with_unscored_as_misses(name)
-            whole = mean(filled[table.counted], table.clusters[table.counted], bounded=True, **options)
+            known = ~np.isnan(filled) & table.counted
+            whole = mean(filled[known], table.clusters[known], bounded=True, **options)
             estimate = mean(values[scored], clusters, bounded=True, **options)
             figures[name] = entry | _figure(estimate) | {"of_all": _figure(whole)}
         elif kind == "abs_error":
@@ -141,9 +143,29 @@ def value_metrics(
         else:
             label = "bias" if kind == "signed_error" else name
             figures[label] = entry | _figure(mean(values[scored], clusters, **options))
+            if kind == "mean":
+                figures[label]["distribution"] = distribution(values[scored])
     if "mae" in figures:
         figures["spearman"] = _rank_figure(table, confidence, seed)
     return figures
+
+
+def distribution(values: np.ndarray) -> dict[str, Any]:
+    """Spread of an unbounded value such as a reward; all equal over several rows means that something is broken."""
+    if len(values) == 0:
+        return {"n": 0, "all_equal": None, "warning": None}
+    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    equal = len(values) > 1 and bool(np.ptp(values) == 0)
+    warning = (
+        f"all {len(values)} values are {values[0]:g}: the scale or the format is broken" if equal else None
+    )
+    names = ("min", "p25", "median", "p75", "max")
+    return {
+        "n": len(values),
+        **dict(zip(names, quantiles, strict=True)),
+        "all_equal": equal,
+        "warning": warning,
+    }
 
 
 def graded(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -218,8 +240,13 @@ def _figures_of(table: ScoreColumns, confidence: float, seed: int) -> dict[str, 
         "extraction_rules": dict(Counter(row["rule"] for row in answered if row["rule"]).most_common()),
         "failures": dict(Counter(row["failure"] for row in answered if row["failure"]).most_common()),
         "notes": dict(Counter(note for row in answered for note in row["notes"]).most_common(20)),
-        "metrics": graded(value_metrics(table, confidence=confidence, seed=seed)),
+        "metrics": _graded_if_rating(table, value_metrics(table, confidence=confidence, seed=seed)),
     }
+
+
+def _graded_if_rating(table: ScoreColumns, figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The bands are for ratings on a ten-point scale, not for any number that has an error."""
+    return graded(figures) if table.kind == "score" else figures
 
 
 def _rank_figure(table: ScoreColumns, confidence: float, seed: int) -> dict[str, Any]:

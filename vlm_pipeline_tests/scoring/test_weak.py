@@ -77,4 +77,4 @@ def test_an_undecided_section_says_how_many_rows_would_decide():
 def test_chance_findings_are_corrected_over_the_sections():
     result = found(dict.fromkeys("abcdefgh", (17, 20)) | {"z": (14, 20)}, bar=0.85)
     z = result["sections"][0]
-    assert z["section"] == "z" and z["p_bh"] == pytest.approx(min(1.0, 9 * z["p_value"]))
+    assert z["section"] == "z" and z["p_value"] < 0.1 < 0.3 < z["p_bh"]
