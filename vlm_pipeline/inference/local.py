@@ -15,7 +15,8 @@ from vlm_pipeline.inference.prediction import Ask, Prediction, answered, failed
 from vlm_pipeline.settings.data import ImageSettings
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline.settings.training import QuantizationSettings
-from vlm_pipeline.store import content_hash, file_hash, read_json
+from vlm_pipeline.store import content_hash, file_hash
+from vlm_pipeline.training.record import adapter_version, read_record
 
 if TYPE_CHECKING:
     from vlm_pipeline.inference.generate import Answer, Generator
@@ -75,16 +76,16 @@ class LocalEngine:
         self.base, self._image, self._quantization, self._precision = base, image, quantization, precision
         self._cache = cache
         self._generator: Generator | None = None
+        self._processor: Any = None
+        self._pictures: Any = None
         self._adapted: Any = None
-        self._names: dict[Path, str] = {}
+        self._current: Path | None = None
         self._patterns: dict[str, Any] = {}
         self.plain: str | None = None  # why the base is generated one by one, if it is
         self.loaded = False
 
     def fingerprint(self, adapter: Path | None = None) -> str:
         """Hash of what decides an answer: weights, adapter, pixel settings, precision, engine. Loads no model."""
-        from vlm_pipeline.training.base_model import base_fingerprint
-
         pixels = {
             name: file_hash(self.base / name)
             for name in ("preprocessor_config.json", "processor_config.json", "generation_config.json")
@@ -93,17 +94,20 @@ class LocalEngine:
         quantization = self._quantization.model_dump() if self._quantization else None
         return content_hash(
             {
-                "base": base_fingerprint(
-                    self.base, self._cache / "base_fingerprints.json" if self._cache else None
-                ),
+                "base": self._base_fingerprint(),
                 "pixels": [pixels, self._image.model_dump() if self._image else None],
-                "adapter": adapter_fingerprint(adapter) if adapter else None,
+                "adapter": adapter_version(read_record(adapter)) if adapter else None,
                 "precision": precision_name(self._precision),
                 "quantization": quantization if quantization and quantization["mode"] != "none" else None,
                 "engine": ENGINE,
             },
             length=24,
         )
+
+    def _base_fingerprint(self) -> str:
+        from vlm_pipeline.training.base_model import base_fingerprint
+
+        return base_fingerprint(self.base, self._cache / "base_fingerprints.json" if self._cache else None)
 
     def generator(self, adapter: Path | None) -> Generator:
         """The loaded model with this adapter switched on (None: the bare base)."""
@@ -116,34 +120,44 @@ class LocalEngine:
 
             device = pick_device()
             model = load_base(self.base, pick_dtype(self._precision, device), device, self._quantization)
-            processor = load_processor(self.base, image=self._image)
+            processor = self._processor = load_processor(self.base, image=self._image)
             folder = self._cache / "image_features" if self._cache else None
-            pictures = Pictures(model, processor, identity=self.fingerprint(), folder=folder)
-            self._generator = Generator(model, processor, pictures=pictures)
+            self._pictures = Pictures(model, processor, identity=self._base_fingerprint(), folder=folder)
+            self._generator = Generator(model, processor, pictures=self._pictures, eos=_turn_ends(processor))
             self.loaded = True
         self._switch(adapter)
         return self._generator
 
     def _switch(self, adapter: Path | None) -> None:
-        if adapter is None:
-            if self._adapted is not None:
-                self._adapted.disable_adapter_layers()
+        """Take the present adapter off and put this one on; its record is checked against base and processor."""
+        adapter = adapter.resolve() if adapter else None
+        if adapter == self._current:
             return
-        adapter = adapter.resolve()
-        assert self._generator is not None
-        if adapter not in self._names:
-            name = f"adapter{len(self._names)}"
-            if self._adapted is None:
-                from peft import PeftModel
+        generator = self._generator
+        assert generator is not None
+        if self._adapted is not None:
+            self._adapted.unload()
+            self._adapted, self._current, generator.pictures = None, None, self._pictures
+        if adapter is None:
+            return
+        from vlm_pipeline.formatting.template import image_settings, template_hash
+        from vlm_pipeline.training.adapters import load_adapter
 
-                self._adapted = PeftModel.from_pretrained(self._generator.model, adapter, adapter_name=name)
-            else:
-                self._adapted.load_adapter(adapter, adapter_name=name)
-            _check_adapter_keys(self._adapted, adapter, name)
-            self._names[adapter] = name
-        self._adapted.enable_adapter_layers()
-        self._adapted.set_adapter(self._names[adapter])
+        self._adapted = load_adapter(
+            generator.model,
+            adapter,
+            self._base_fingerprint(),
+            image_settings=image_settings(self._processor),
+            template_hash=template_hash(self._processor),
+        )
         self._adapted.requires_grad_(False).eval()
+        self._current = adapter
+        if any("visual" in name or "vision" in name for name in read_record(adapter)["adapted_modules"]):
+            from vlm_pipeline.inference.vision import Pictures
+
+            generator.pictures = Pictures(
+                generator.model, self._processor, identity=self.fingerprint(adapter)
+            )
 
     def pattern(self, regex: str) -> Any:
         from vlm_pipeline.inference.constrained import Pattern
@@ -211,13 +225,14 @@ class LocalPredictor:
         )  # fmt: skip
 
 
-def adapter_fingerprint(folder: Path) -> str:
-    """Hash of an adapter's weights and configuration. An adapter without a completed record does not exist."""
-    if not (folder / "record.json").is_file():
-        raise FileNotFoundError(f"{folder} has no record.json: its training never finished; train again")
-    read_json(folder / "record.json")
-    files = [folder / "adapter_model.safetensors", folder / "adapter_config.json"]
-    return content_hash([file_hash(file) for file in files])
+def _turn_ends(processor: Any) -> frozenset[int]:
+    """The template's end-of-turn tokens, which a base's generation config may lack; none for a bare tokenizer."""
+    from vlm_pipeline.formatting.template import RenderError, markers
+
+    try:
+        return markers(processor).end_ids
+    except (RenderError, ValueError):
+        return frozenset()
 
 
 def precision_name(precision: str) -> str:
@@ -226,18 +241,3 @@ def precision_name(precision: str) -> str:
         return precision
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") != ""
     return "bf16" if visible and any(Path("/dev").glob("nvidia[0-9]*")) else "float32"
-
-
-def _check_adapter_keys(model: Any, folder: Path, name: str) -> None:
-    """peft only warns about adapter weights that it could not place; a tuned model without its adapter is a lie."""
-    from peft import get_peft_model_state_dict
-    from safetensors import safe_open
-
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-        stored = set(file.keys())
-    placed = set(get_peft_model_state_dict(model, adapter_name=name))
-    if stored != placed:
-        odd = sorted(stored ^ placed)
-        raise ValueError(
-            f"{folder}: {len(odd)} adapter weights do not fit this base ({odd[0]} …); was it trained on another base?"
-        )

@@ -14,13 +14,15 @@ from vlm_pipeline.inference.predictors import availability, is_local
 from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import TaskStore, content_hash
 from vlm_pipeline.task import Task, load_task
+from vlm_pipeline.training.record import AdapterError
 
 
 def run(request: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str | None]:
     """Answer a request; returns (metadata, data version of all tables).
 
     Request: `task` (folder), `store` (root), `formatted` (paths), `splits`, `predictors` (names; all by default),
-    `adapters` ({predictor name: folder}); optional `store_name`, `output` (folder, default predictions/).
+    `adapters` ({predictor name: folder}); optional `store_name`, `output` (folder, default predictions/), `run_id`
+    (all payloads of one run share what the task may spend).
     Metadata are the counts; for several predictors {name: counts}, with {"status": reason} for what did not run.
     """
     task = load_task(request["task"])
@@ -73,8 +75,9 @@ class _Session:
 
     def __init__(
         self, task: Task, store: TaskStore, formatted: Sequence[str], splits: Sequence[str],
-        adapters: dict[str, Path], reporter: Reporter | None,
+        adapters: dict[str, Path], reporter: Reporter | None, run_id: str | None = None,
     ) -> None:  # fmt: skip
+        self.run_id = run_id
         self.task, self.store, self.reporter, self.adapters = task, store, reporter, adapters
         self.formatted, self.splits = formatted, splits
         self._asks: list[Ask] | None = None
@@ -112,7 +115,7 @@ class _Session:
                 predictor.name, self.engine, self.task.generation_of(predictor), adapter=adapter if predictor.adapter else None,
                 constrained=predictor.constrained, batch_size=predictor.batch_size,
             )  # fmt: skip
-        except FileNotFoundError as error:
+        except AdapterError as error:
             raise PayloadError(str(error)) from error
 
     def answer(self, predictor: Any, output: Path) -> dict[str, Any]:
@@ -127,15 +130,22 @@ class _Session:
         if self._hosted is None:
             from vlm_pipeline.inference.hosted_run import HostedSession
 
-            self._hosted = HostedSession(self.task, self.store, self.splits)
+            self._hosted = HostedSession(self.task, self.store, self.formatted, self.splits, self.run_id)
         return self._hosted.answer(predictor, output, self._table)
 
-    def _table(self, settings: Any, predictor: Any, asks: Sequence[Ask], output: Path) -> Counts:
+    def _table(
+        self,
+        settings: Any,
+        predictor: Any,
+        asks: Sequence[Ask],
+        output: Path,
+        about: dict[str, Any] | None = None,
+    ) -> Counts:
         def progress(done: int, total: int) -> None:
             if self.reporter:
                 self.reporter.progress(f"{predictor.name}: answers", done, total)
 
-        about = {"settings": settings.model_dump(mode="json", exclude={"generation"})}
+        about = {"settings": settings.model_dump(mode="json", exclude={"generation"}), **(about or {})}
         counts = predict_table(
             predictor, asks, cache_folder=self.store.cache, output=output, about=about, progress=progress
         )

@@ -75,16 +75,32 @@ class TransformersPredictor(PredictorBase):
     constrained: str | None = None  # regular expression that every answer must match
 
 
-class OpenAIPredictor(PredictorBase):
+class PriceSettings(Settings):
+    """USD per million tokens, where the built-in price table lacks the model or you pay something else."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    training: float | None = Field(None, ge=0)
+
+
+class HostedPredictorBase(PredictorBase):
+    """What all predictors over HTTP share."""
+
+    concurrency: int = Field(8, gt=0)  # requests in flight at most; fewer while the server answers 429
+    timeout_s: float = Field(60, gt=0)
+    attempts: int = Field(10, gt=0)  # per row, before it becomes an error row
+    price: PriceSettings | None = None
+
+
+class OpenAIPredictor(HostedPredictorBase):
     kind: Literal["openai"]
     model: str
     api: Literal["chat", "responses"] = "chat"
-    batch: bool = False
-    concurrency: int = Field(8, gt=0)
-    timeout_s: float = Field(60, gt=0)
+    batch: bool = False  # the batch API: half the price, an answer within a day
+    batch_wait_s: float = Field(86_400, gt=0)
 
 
-class OpenAIFineTunedPredictor(PredictorBase):
+class OpenAIFineTunedPredictor(HostedPredictorBase):
     """Waits on the fine-tune asset of the task."""
 
     kind: Literal["openai_finetuned"]
@@ -93,34 +109,29 @@ class OpenAIFineTunedPredictor(PredictorBase):
     batch_size: int | None = Field(None, gt=0)
     learning_rate_multiplier: float | None = Field(None, gt=0)
     wait: bool = False  # True: one run waits for the job
-    concurrency: int = Field(8, gt=0)
-    timeout_s: float = Field(60, gt=0)
 
 
-class AzureOpenAIPredictor(PredictorBase):
+class AzureOpenAIPredictor(HostedPredictorBase):
     kind: Literal["azure_openai"]
     deployment: str
+    model: str | None = None  # the model behind the deployment, for its price
     api_version: str = "2025-04-01-preview"
-    concurrency: int = Field(8, gt=0)
-    timeout_s: float = Field(60, gt=0)
 
 
-class OpenAICompatiblePredictor(PredictorBase):
+class OpenAICompatiblePredictor(HostedPredictorBase):
     """vLLM, SGLang, Ollama, `transformers serve`: any server with the chat completions route."""
 
     kind: Literal["openai_compatible"]
     model: str
     base_url: str
     api_key_env: str | None = None  # name of the environment variable that holds the key
-    concurrency: int = Field(8, gt=0)
     timeout_s: float = Field(120, gt=0)
 
 
-class AnthropicPredictor(PredictorBase):
+class AnthropicPredictor(HostedPredictorBase):
     kind: Literal["anthropic"]
     model: str
     concurrency: int = Field(4, gt=0)
-    timeout_s: float = Field(60, gt=0)
 
 
 PredictorSettings = Annotated[

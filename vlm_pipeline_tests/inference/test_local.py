@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlm_pipeline.compute.payload import PayloadError, Reporter
-from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, adapter_fingerprint, read_asks
+from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, read_asks
 from vlm_pipeline.inference.prediction import read_predictions
 from vlm_pipeline.inference.run import pending, run
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline.store import write_json
-from vlm_pipeline_tests.inference import world
+from vlm_pipeline.training.record import AdapterError
+from vlm_pipeline_tests.inference import models, world
 
 
 @pytest.fixture(scope="module")
@@ -148,40 +149,26 @@ def test_sigkill_in_mid_prediction_keeps_every_finished_batch(made, tmp_path):
 
 
 def test_an_adapter_without_a_record_does_not_exist(made, tmp_path):
-    request, _folder, adapters = made
+    request, folder, adapters = made
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         (unfinished / name).write_bytes((adapters[0] / name).read_bytes())
-    with pytest.raises(FileNotFoundError, match=r"record\.json"):
-        adapter_fingerprint(unfinished)
+    with pytest.raises(AdapterError, match=r"record\.json"):
+        LocalEngine(folder / "model").fingerprint(unfinished)
     outcome, _ = run({**request, "predictors": ["tuned"], "adapters": {"tuned": str(unfinished)}}, Reporter())
     assert outcome == {
         "status": "not run: the adapter unfinished does not exist (its training never finished)"
     }
 
 
-def test_adapter_weights_that_fit_nowhere_are_an_error(made, tmp_path):
-    """peft only warns about missing adapter keys: the base would be reported as the tuned model."""
-    from safetensors.torch import load_file, save_file
-
-    request, folder, adapters = made
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    weights = load_file(adapters[0] / "adapter_model.safetensors")
-    save_file(
-        {name.replace("layers.1", "layers.7"): value for name, value in weights.items()},
-        foreign / "adapter_model.safetensors",
-    )
-    for name in ("adapter_config.json", "record.json"):
-        (foreign / name).write_bytes((adapters[0] / name).read_bytes())
-    engine = LocalEngine(folder / "model")
-    with pytest.raises(ValueError, match="do not fit this base"):
-        list(
-            LocalPredictor("x", engine, GenerationSettings(), adapter=foreign).predict(
-                read_asks(request["formatted"], ["test"])[:1]
-            )
-        )
+def test_an_adapter_of_another_base_is_refused(made, tmp_path):
+    """peft would load it with a warning at most, and the answers would be nobody's."""
+    request, _, adapters = made
+    other = models.save(world.small_vision_model(seed=5), world.processor(), tmp_path / "other")
+    predictor = LocalPredictor("x", LocalEngine(other), GenerationSettings(), adapter=adapters[0])
+    with pytest.raises(AdapterError, match="was trained on"):
+        list(predictor.predict(read_asks(request["formatted"], ["test"])[:1]))
 
 
 def test_changed_picture_is_an_error_row_not_another_answer(made, tmp_path):

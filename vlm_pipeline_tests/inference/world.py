@@ -106,6 +106,11 @@ def make_adapter(folder: Path, model_folder: Path, seed: int = 1, scale: float =
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
+    from vlm_pipeline.formatting.template import image_settings, load_processor, template_hash
+    from vlm_pipeline.training.adapters import adapted_modules
+    from vlm_pipeline.training.base_model import base_fingerprint
+    from vlm_pipeline.training.record import write_record
+
     torch.manual_seed(seed)
     base = AutoModelForImageTextToText.from_pretrained(model_folder, dtype=torch.float32)
     config = LoraConfig(
@@ -119,5 +124,15 @@ def make_adapter(folder: Path, model_folder: Path, seed: int = 1, scale: float =
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=scale)
     model.save_pretrained(folder)
-    (folder / "record.json").write_text("{}")
+    loaded = load_processor(model_folder)
+    record = {
+        "base": {"model": str(model_folder), "fingerprint": base_fingerprint(model_folder)},
+        "template_hash": template_hash(loaded),
+        "image_settings": image_settings(loaded),
+        "adapted_modules": adapted_modules(model),
+        **dict.fromkeys(
+            ("training_set", "settings", "seed", "trainable_parameters", "loss_curve", "throughput")
+        ),
+    }
+    write_record(folder, record)
     return folder

@@ -1,0 +1,208 @@
+"""Hosted predictors of a task: rows as conversations, clients from the environment, one budget for the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow.parquet as pq
+
+from vlm_pipeline.examples.raw import read_raw
+from vlm_pipeline.formatting.conversation import conversation
+from vlm_pipeline.inference.budget import Budget
+from vlm_pipeline.inference.chat import conversation_hash
+from vlm_pipeline.inference.hosted import AnthropicMessages, Api, HostedPredictor, OpenAIChat, OpenAIResponses
+from vlm_pipeline.inference.openai_batch import BatchPredictor
+from vlm_pipeline.inference.predict import Counts
+from vlm_pipeline.inference.prediction import Ask
+from vlm_pipeline.inference.predictors import availability
+from vlm_pipeline.inference.prices import Price, PriceError, price_of
+from vlm_pipeline.settings.data import PromptSettings
+from vlm_pipeline.settings.predictors import (
+    AnthropicPredictor,
+    AzureOpenAIPredictor,
+    GenerationSettings,
+    OpenAICompatiblePredictor,
+    OpenAIFineTunedPredictor,
+    OpenAIPredictor,
+)
+from vlm_pipeline.store import TaskStore, content_hash, read_json
+from vlm_pipeline.task import Task
+
+FINE_TUNE_INFO = ("openai", "fine_tune_info.json")
+
+
+def conversation_asks(
+    raw: Sequence[Path], formatted: Sequence[Path], splits: Sequence[str], prompt: PromptSettings, root: Path
+) -> list[Ask]:
+    """The same rows that local predictors are asked, as conversations; rows that formatting set aside are left out."""
+    kept: dict[str, str] = {}
+    for path in formatted:
+        table = pq.read_table(path, columns=["id", "split"], filters=[("split", "in", list(splits))])
+        kept |= dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
+    asks: dict[str, Ask] = {}
+    for path in raw:
+        for example in read_raw(path):
+            if example.id in kept:
+                talk = conversation(example, prompt, root).without_answer()
+                asks[example.id] = Ask(
+                    example.id, example.section, example.group, kept[example.id], conversation_hash(talk),
+                    tuple(image.sha256 for image in talk.images), talk,
+                )  # fmt: skip
+    missing = [row for row in kept if row not in asks]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} formatted rows are not in the raw tables ({missing[0]} …): materialize them again"
+        )
+    return [asks[row] for row in kept]
+
+
+def make_hosted(
+    settings: Any,
+    generation: GenerationSettings,
+    budget: Budget,
+    *,
+    model: str | None = None,
+    journal: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> HostedPredictor:
+    """The predictor of these settings. model: the fine-tuned model's id. journal: where batch ids are kept.
+
+    Raises PriceError where no price is known: without one the budget could not hold.
+    """
+    env = os.environ if env is None else env
+    api, place = _api(settings, model, env)
+    free = isinstance(settings, OpenAICompatiblePredictor) and settings.price is None
+    price = (
+        Price(0, 0, as_of="own server")
+        if free
+        else price_of(_priced_model(settings, api), settings.price, env)
+    )
+    identity = {"kind": settings.kind, "model": api.model, "api": type(api).__name__, "place": place}
+    batch = isinstance(settings, OpenAIPredictor) and settings.batch
+    options: dict[str, Any] = {
+        "fingerprint": content_hash(identity, length=24),
+        "price": price,
+        "budget": budget,
+        "concurrency": settings.concurrency,
+        "attempts": settings.attempts,
+        "seed": generation.seed,
+    }
+    if batch:
+        assert journal is not None, "the batch API needs a place to remember the batch's id"
+        return BatchPredictor(
+            settings.name, api, generation, journal=journal, wait_s=settings.batch_wait_s, **options
+        )
+    return HostedPredictor(settings.name, api, generation, **options)
+
+
+def _api(settings: Any, model: str | None, env: Mapping[str, str]) -> tuple[Api, str]:
+    """The provider's client with its own retries off (ours see every 429), and where it connects."""
+    common = {"max_retries": 0, "timeout": settings.timeout_s}
+    if isinstance(settings, AnthropicPredictor):
+        from anthropic import Anthropic
+
+        client: Any = Anthropic(
+            api_key=env["ANTHROPIC_API_KEY"], base_url=env.get("ANTHROPIC_BASE_URL"), **common
+        )
+        return AnthropicMessages(client, settings.model), _place(client)
+    if isinstance(settings, AzureOpenAIPredictor):
+        from openai import AzureOpenAI
+
+        client = AzureOpenAI(
+            api_key=env["AZURE_OPENAI_API_KEY"], azure_endpoint=env["AZURE_OPENAI_ENDPOINT"], api_version=settings.api_version, **common
+        )  # fmt: skip
+        return OpenAIChat(client, settings.deployment), _place(client)
+    from openai import OpenAI
+
+    if isinstance(settings, OpenAICompatiblePredictor):
+        key = env.get(settings.api_key_env, "") if settings.api_key_env else ""
+        client = OpenAI(api_key=key or "none", base_url=settings.base_url, **common)
+        return OpenAIChat(client, settings.model, compatible=True), _place(client)
+    client = OpenAI(api_key=env["OPENAI_API_KEY"], base_url=env.get("OPENAI_BASE_URL") or None, **common)
+    if isinstance(settings, OpenAIFineTunedPredictor):
+        if model is None:
+            raise ValueError(f"{settings.name}: the fine-tuning job has given no model yet")
+        return OpenAIChat(client, model), _place(client)
+    api = OpenAIResponses if settings.api == "responses" else OpenAIChat
+    return api(client, settings.model), _place(client)
+
+
+def _place(client: Any) -> str:
+    """Host and path of the server: answers of a stand-in must never pass for the provider's."""
+    parts = urlsplit(str(client.base_url))
+    return f"{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _priced_model(settings: Any, api: Api) -> str:
+    return (
+        (settings.model or settings.deployment) if isinstance(settings, AzureOpenAIPredictor) else api.model
+    )
+
+
+class HostedSession:
+    """The hosted predictors of one request share rows and budget."""
+
+    def __init__(
+        self,
+        task: Task,
+        store: TaskStore,
+        formatted: Sequence[str],
+        splits: Sequence[str],
+        run_id: str | None,
+    ) -> None:
+        self._task, self._store, self._formatted, self._splits = task, store, formatted, splits
+        ledger = store.path("spend", f"{run_id}.jsonl") if run_id else None
+        self.budget = Budget(task.budget.money_usd, ledger)
+        self._asks: list[Ask] | None = None
+
+    @property
+    def asks(self) -> list[Ask]:
+        if self._asks is None:
+            raw = [self._store.section("raw", section) for section in self._task.sections.names]
+            self._asks = conversation_asks(
+                raw,
+                [Path(path) for path in self._formatted],
+                self._splits,
+                self._task.prompt,
+                self._task.root,
+            )
+        return self._asks
+
+    def answer(
+        self,
+        settings: Any,
+        output: Path,
+        write: Callable[[Any, Any, Sequence[Ask], Path, dict[str, Any]], Counts],
+    ) -> dict[str, Any]:
+        """Write the table through `write` and return its counts, or {"status": why not}."""
+        info = read_json(self._store.path(*FINE_TUNE_INFO), default={})
+        fine_tuned = isinstance(settings, OpenAIFineTunedPredictor)
+        reason = availability(settings, fine_tune=info if fine_tuned else None)
+        if reason:
+            return {"status": reason}
+        generation = self._task.generation_of(settings)
+        try:
+            predictor = make_hosted(
+                settings, generation, self.budget, model=info.get("fine_tuned_model") if fine_tuned else None,
+                journal=self._store.path("predictions", "batches", f"{settings.name}.json"),
+            )  # fmt: skip
+        except PriceError as error:
+            return {"status": f"not run: {error}"}
+        default = GenerationSettings()
+        about = {
+            "model": predictor.api.model,
+            "price": {
+                "input": predictor.price.input,
+                "output": predictor.price.output,
+                "as_of": predictor.price.as_of,
+            },
+            "ignored_settings": sorted(
+                name for name in predictor.api.ignored if getattr(generation, name) != getattr(default, name)
+            ),
+        }
+        counts = write(settings, predictor, self.asks, output, about)
+        return {**counts.as_dict(), "budget_usd": self.budget.limit_usd, "spent_usd": self.budget.spent_usd}

@@ -1,0 +1,355 @@
+"""OpenAI fine-tuning: one job per data and settings, whatever is killed or lost in between.
+
+`submit` validates, prices, uploads, creates and returns; ids are in fine_tune_info.json before anything waits.
+`refresh` looks once; `wait` looks until the job ends. The job carries a hash of files and settings in its metadata,
+so that a run which lost the answer, or the process, finds the same job again and never starts a second.
+
+Azure: the same calls through AzureOpenAI (`client_for(settings, azure=True)`); a finished Azure model must then be
+deployed with Azure's own tools before an `azure_openai` predictor can ask it. That variant was only run against the
+stand-in's Azure paths.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from vlm_pipeline.inference.budget import Budget, BudgetExhausted
+from vlm_pipeline.inference.hosted import create_once, patiently, redact
+from vlm_pipeline.inference.prices import Price, image_tokens, price_of, text_tokens
+from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor
+from vlm_pipeline.store import content_hash, file_hash, read_json, write_json
+
+MIN_ROWS = 10  # the API's own minimum
+MAX_FILE_BYTES = 512 * 1024 * 1024
+_TAG = "vlm_pipeline_key"
+_ENDED = ("succeeded", "failed", "cancelled")
+_PURPOSE = "fine-tune"
+
+
+class FineTuneError(Exception):
+    """The files, the price or the job: the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    """What is known of a file before it is uploaded; tokens are an upper bound."""
+
+    path: Path
+    sha256: str
+    rows: int
+    tokens: int
+
+    @property
+    def remote_name(self) -> str:
+        return f"vlm-pipeline-{self.sha256[:24]}.jsonl"
+
+
+def client_for(
+    settings: OpenAIFineTunedPredictor, env: Mapping[str, str] | None = None, *, azure: bool = False
+) -> Any:
+    """The real client with its own retries off: a repeated `create` must look for the first one's result first."""
+    env = os.environ if env is None else env
+    options = {"max_retries": 0, "timeout": settings.timeout_s}
+    if azure:
+        from openai import AzureOpenAI
+
+        return AzureOpenAI(
+            api_key=env["AZURE_OPENAI_API_KEY"], azure_endpoint=env["AZURE_OPENAI_ENDPOINT"], api_version="2025-04-01-preview", **options
+        )  # fmt: skip
+    from openai import OpenAI
+
+    return OpenAI(api_key=env["OPENAI_API_KEY"], base_url=env.get("OPENAI_BASE_URL") or None, **options)
+
+
+def inspect_file(path: Path, model: str) -> TrainingFile:
+    """Count rows and tokens of a chat-format JSONL file. Raises FineTuneError naming file and line."""
+    if not path.is_file():
+        raise FineTuneError(f"{path} does not exist: materialize openai_jsonl first")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise FineTuneError(
+            f"{path} has {path.stat().st_size:,} bytes, the API takes {MAX_FILE_BYTES:,}: shrink the pictures"
+        )
+    rows = tokens = 0
+    with path.open("rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            try:
+                messages = json.loads(line)["messages"]
+                if messages[-1]["role"] != "assistant":
+                    raise ValueError(f"the last turn is {messages[-1]['role']}, not assistant")
+                tokens += sum(_turn_tokens(message, model) for message in messages) + 3
+            except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+                raise FineTuneError(
+                    f"{path}, line {number}: not a training row ({error}); run the OpenAI validator"
+                ) from error
+            rows += 1
+    return TrainingFile(path, file_hash(path, length=64), rows, tokens)
+
+
+def _turn_tokens(message: dict[str, Any], model: str) -> int:
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return text_tokens(content) + text_tokens(json.dumps(message.get("tool_calls") or "")) + 4
+    total = 4
+    for part in content:
+        if part["type"] == "text":
+            total += text_tokens(part["text"])
+        else:
+            total += image_tokens(model, *_image_size(part["image_url"]["url"]))
+    return total
+
+
+def _image_size(url: str) -> tuple[int, int]:
+    """Width and height of a data URI's picture by its header; a remote picture counts as 2,048 pixels square."""
+    from PIL import Image
+
+    head, comma, payload = url.partition("base64,")
+    if not comma or not head.startswith("data:"):
+        return 2048, 2048
+    with Image.open(io.BytesIO(base64.b64decode(payload))) as image:
+        return image.size
+
+
+def expected_epochs(rows: int, n_epochs: int | None) -> int:
+    """What "auto" is taken to be: OpenAI's published rule (3, more for very few rows, fewer for very many)."""
+    if n_epochs is not None:
+        return n_epochs
+    if rows * 3 < 100:
+        return min(25, max(1, 100 // max(1, rows)))
+    return max(1, 25_000 // rows) if rows * 3 > 25_000 else 3
+
+
+def estimate(train: TrainingFile, settings: OpenAIFineTunedPredictor, price: Price) -> dict[str, Any]:
+    """Upper bound of what the job costs, with what it was made from."""
+    epochs = expected_epochs(train.rows, settings.n_epochs)
+    usd = price.of_training(train.tokens, epochs)
+    return {
+        "rows": train.rows,
+        "tokens": train.tokens,
+        "epochs": epochs,
+        "usd": usd,
+        "prices_as_of": price.as_of,
+    }
+
+
+def submit(
+    train: Path,
+    val: Path | None,
+    settings: OpenAIFineTunedPredictor,
+    *,
+    info_path: Path,
+    budget: Budget,
+    client: Any,
+    say: Callable[[str], None] = lambda text: None,
+    env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Submit the job of these files, or find it. Returns the contents of fine_tune_info.json; nothing is waited for.
+
+    Unchanged files and settings never start a second job, unless the first failed or was cancelled. Raises
+    FineTuneError for bad files or a price beyond the budget, PriceError for an unknown price.
+    """
+    files = {"training": inspect_file(train, settings.model)}
+    if files["training"].rows < MIN_ROWS:
+        raise FineTuneError(f"{train} has {files['training'].rows} rows, the API wants at least {MIN_ROWS}")
+    if val is not None and val.is_file() and val.stat().st_size:
+        files["validation"] = inspect_file(val, settings.model)
+    chosen = settings.model_dump(include={"model", "n_epochs", "batch_size", "learning_rate_multiplier"})
+    hashes = {name: file.sha256 for name, file in files.items()}
+    key = content_hash({"files": hashes, "settings": chosen, "place": str(client.base_url)}, length=32)
+    info_path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{info_path}.lock"):
+        info = read_json(info_path, default={})
+        if info.get("key") == key and info.get("job_id"):
+            info = _look(info, client)
+            write_json(info_path, info)
+            if info["status"] not in ("failed", "cancelled"):
+                say(f"the job {info['job_id']} of this data is {info['status']}: nothing is submitted")
+                return info
+        priced = estimate(files["training"], settings, price_of(settings.model, settings.price, env))
+        history = [*info.get("history", []), _past(info)] if info.get("job_id") else info.get("history", [])
+        info = {"key": key, "status": "uploading", "model": settings.model, "settings": chosen, "data": hashes,
+                "estimate": priced, "history": history}  # fmt: skip
+        job = patiently(lambda: _find_job(client, key))
+        if job is None:
+            try:
+                ticket = budget.reserve(
+                    priced["usd"], f"fine-tuning {settings.model} on {priced['rows']} rows"
+                )
+            except BudgetExhausted as error:
+                raise FineTuneError(f"{error}; raise budget.money_usd or train on less") from error
+            write_json(info_path, info)
+            for name, file in files.items():
+                info[f"{name}_file"] = _upload(client, file, say)
+                write_json(info_path, info)
+            try:
+                job = create_once(
+                    lambda: _find_job(client, key), lambda: _create(client, settings, info, key)
+                )
+            except Exception as error:
+                budget.settle(ticket, 0.0)
+                raise FineTuneError(f"the job was refused: {redact(str(error))}") from error
+        info |= {
+            "job_id": job.id,
+            "submitted_at": job.created_at,
+            "status": job.status,
+            "training_file": job.training_file,
+        }
+        write_json(info_path, info)
+    say(
+        f"fine-tuning job {job.id}: {priced['rows']} rows, {priced['epochs']} epochs, at most {priced['usd']:.2f} USD"
+    )
+    return info
+
+
+def refresh(info_path: Path, client: Any) -> dict[str, Any]:
+    """Look once how the job is doing and write it down. {} when none was submitted."""
+    with FileLock(f"{info_path}.lock"):
+        info = read_json(info_path, default={})
+        if info.get("job_id") and info.get("status") not in _ENDED:
+            info = _look(info, client)
+            write_json(info_path, info)
+    return info
+
+
+def wait(
+    info_path: Path, client: Any, *, poll_s: float = 15.0, timeout_s: float = 24 * 3600, say: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:  # fmt: skip
+    """Look until the job has ended or the time is over; ever more slowly, up to two minutes."""
+    deadline = time.monotonic() + timeout_s
+    shown = None
+    while True:
+        info = refresh(info_path, client)
+        if info.get("status") != shown:
+            shown = info.get("status")
+            say(f"fine-tuning job {info.get('job_id')}: {shown}")
+        if not info.get("job_id") or shown in _ENDED or time.monotonic() + poll_s > deadline:
+            return info
+        time.sleep(poll_s)
+        poll_s = min(120.0, poll_s * 1.3)
+
+
+def cancel(info_path: Path, client: Any) -> dict[str, Any]:
+    """Cancel the submitted job; what it has trained until then is still paid."""
+    info = read_json(info_path, default={})
+    if not info.get("job_id"):
+        raise FineTuneError(f"{info_path} names no job to cancel")
+    patiently(lambda: client.fine_tuning.jobs.cancel(info["job_id"]))
+    return refresh(info_path, client)
+
+
+def list_jobs(client: Any, limit: int = 20) -> list[dict[str, Any]]:
+    """The latest jobs of this account, ours marked with their key."""
+
+    def rows() -> list[dict[str, Any]]:
+        found = []
+        for job in client.fine_tuning.jobs.list(limit=limit):
+            found.append(
+                {
+                    "job_id": job.id, "model": job.model, "status": job.status, "fine_tuned_model": job.fine_tuned_model,
+                    "created_at": job.created_at, "key": (job.metadata or {}).get(_TAG),
+                }
+            )  # fmt: skip
+            if len(found) >= limit:
+                break
+        return found
+
+    return patiently(rows)
+
+
+def events(client: Any, job_id: str, limit: int = 100) -> list[dict[str, Any]]:
+    """Events of a job, the oldest first."""
+    page = patiently(lambda: client.fine_tuning.jobs.list_events(job_id, limit=limit))
+    rows = [{"time": event.created_at, "message": event.message, "data": event.data} for event in page.data]
+    return rows[::-1]
+
+
+def checkpoints(client: Any, job_id: str) -> list[dict[str, Any]]:
+    page = patiently(lambda: client.fine_tuning.jobs.checkpoints.list(job_id))
+    return [
+        {
+            "step": point.step_number,
+            "model": point.fine_tuned_model_checkpoint,
+            "metrics": point.metrics.model_dump(exclude_none=True),
+        }
+        for point in sorted(page.data, key=lambda point: point.step_number)
+    ]
+
+
+def _look(info: dict[str, Any], client: Any) -> dict[str, Any]:
+    job = patiently(lambda: client.fine_tuning.jobs.retrieve(info["job_id"]))
+    info = {
+        **info,
+        "status": job.status,
+        "fine_tuned_model": job.fine_tuned_model,
+        "trained_tokens": job.trained_tokens,
+    }
+    info["events"] = events(client, job.id)
+    if job.error and job.error.message:
+        info["error"] = redact(job.error.message)
+    if job.status == "succeeded":
+        info["checkpoints"] = checkpoints(client, job.id)
+        info["finished_at"] = job.finished_at
+        losses = [
+            event["data"]["train_loss"] for event in info["events"] if "train_loss" in (event["data"] or {})
+        ]
+        last = info["checkpoints"][-1]["metrics"] if info["checkpoints"] else {}
+        info["metrics"] = {**({"train_loss": losses[-1]} if losses else {}), **last}
+        estimated = info["estimate"]
+        if job.trained_tokens and estimated["tokens"]:
+            per_token = estimated["usd"] / (estimated["tokens"] * estimated["epochs"])
+            info["cost_usd"] = job.trained_tokens * per_token
+    return info
+
+
+def _past(info: dict[str, Any]) -> dict[str, Any]:
+    return {name: info.get(name) for name in ("key", "job_id", "status", "fine_tuned_model", "error")}
+
+
+def _find_job(client: Any, key: str) -> Any | None:
+    for job in client.fine_tuning.jobs.list(limit=100):
+        if (job.metadata or {}).get(_TAG) == key and job.status not in ("failed", "cancelled"):
+            return job
+    return None
+
+
+def _upload(client: Any, file: TrainingFile, say: Callable[[str], None]) -> str:
+    """Id of the uploaded file; the same bytes are uploaded once."""
+
+    def find() -> Any | None:
+        files = client.files.list(purpose=_PURPOSE)
+        return next(
+            (one for one in files if one.filename == file.remote_name and one.status != "error"), None
+        )
+
+    def create() -> Any:
+        say(f"uploading {file.path.name}: {file.rows} rows, {file.path.stat().st_size:,} bytes")
+        with file.path.open("rb") as handle:
+            return client.files.create(file=(file.remote_name, handle), purpose=_PURPOSE)
+
+    return create_once(find, create).id
+
+
+def _create(client: Any, settings: OpenAIFineTunedPredictor, info: dict[str, Any], key: str) -> Any:
+    chosen = {
+        name: value
+        for name in ("n_epochs", "batch_size", "learning_rate_multiplier")
+        if (value := getattr(settings, name)) is not None
+    }
+    optional = {"validation_file": info["validation_file"]} if info.get("validation_file") else {}
+    return client.fine_tuning.jobs.create(
+        model=settings.model,
+        training_file=info["training_file"],
+        method={"type": "supervised", "supervised": {"hyperparameters": chosen}},
+        suffix=f"vlm-{key[:12]}",
+        metadata={_TAG: key},
+        **optional,
+    )
