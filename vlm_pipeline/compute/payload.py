@@ -194,6 +194,7 @@ def run_payload(work: Callable[[dict[str, Any], Reporter], tuple[dict[str, Any],
     """
     die_with_parent()
     under_pipes = PipesEnvVarParamsLoader().is_dagster_pipes_process()
+    request: dict[str, Any] = {}
     try:
         with open_dagster_pipes() if under_pipes else nullcontext() as pipes:
             request = read_request()
@@ -205,6 +206,8 @@ def run_payload(work: Callable[[dict[str, Any], Reporter], tuple[dict[str, Any],
             reporter.result(metadata, data_version, request.get("asset_key"))
     except PayloadError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        if request.get("result"):
+            write_json(request["result"], {"error": str(error)})
         return 1
     return 0
 

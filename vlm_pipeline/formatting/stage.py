@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,84 @@ def make_training_set(task: Task, store: TaskStore, log: Callable[[str], None]) 
         return Artifact(combined_version(inputs), {**totals, "sections": {"table": table}}, (path,))
 
     return make_once(store, "training_set", inputs, make, log)
+
+
+def make_openai_jsonl(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
+    """`openai/{train,val}_{with_images,text_only}.jsonl`, checked offline; refused where the API would refuse them."""
+    inputs = {
+        "rows": splits_version(task, store, TRAINED),
+        "settings": task.settings_hash("prompt", "image"),
+        "code": code_version("formatting"),
+    }
+
+    def make() -> Artifact:
+        from vlm_pipeline.formatting.openai_jsonl import write_openai_jsonl
+
+        files = write_openai_jsonl(formatted_paths(task, store), store.path("openai"), task.prompt)
+        reports = _validated({name: found.path for name, found in files.items()}, _hosted_model(task))
+        for name, report in reports.items():
+            log(
+                f"{name}: {report['examples']} examples, about {report['tokens']:,} tokens, {report['problems']} problems"
+            )
+        path = store.path("openai", "validation.json")
+        write_json(path, reports)
+        table = [
+            {"file": name, **{k: v for k, v in report.items() if k != "findings"}}
+            for name, report in reports.items()
+        ]
+        metadata = {
+            "problems": sum(report["problems"] for report in reports.values()),
+            "files": {"table": table},
+            "first_findings": {
+                "table": [f for report in reports.values() for f in report["findings"]][:_SHOWN]
+            },
+        }
+        version = content_hash({name: file_hash(found.path) for name, found in files.items()})
+        return Artifact(version, metadata, (*(found.path for found in files.values()), path))
+
+    return make_once(store, "openai_jsonl", inputs, make, log)
+
+
+def _hosted_model(task: Task) -> str:
+    """The model that the task fine-tunes at the provider; its image rule counts the tokens."""
+    models = [predictor.model for predictor in task.predictors if predictor.kind == "openai_finetuned"]
+    return models[0] if models else "gpt-4o-2024-08-06"
+
+
+def _validated(paths: dict[str, Path], model: str) -> dict[str, dict[str, Any]]:
+    from vlm_pipeline.estimates import hosted_epochs
+    from vlm_pipeline.formatting.openai_validator import validate_jsonl
+    from vlm_pipeline.inference.prices import PriceError, price_of
+
+    try:
+        price = price_of(model)
+    except PriceError:
+        price = None
+    found = {}
+    train_lines: dict[str, set[bytes]] = {}
+    for name, path in paths.items():
+        split, kind = name.split("_", 1)
+        known = train_lines.setdefault(kind, set())
+        report = validate_jsonl(path, model, validation=split == "val", known_lines=known)
+        epochs = hosted_epochs(report.examples)
+        cost = (
+            price.of_training(report.tokens, epochs)
+            if price and price.training and split == "train"
+            else None
+        )
+        found[name] = {
+            "examples": report.examples,
+            "images": report.images,
+            "bytes": report.bytes,
+            "tokens": report.tokens,
+            "longest": report.longest,
+            "epochs": epochs,
+            "cost_usd": None if cost is None else round(cost, 4),
+            "price_as_of": price.as_of if price else None,
+            "problems": len(report.blocking),
+            "findings": [{"file": name, **asdict(finding)} for finding in report.findings[:_SHOWN]],
+        }
+    return found
 
 
 def verification_report(task: Task, store: TaskStore) -> Verdict:

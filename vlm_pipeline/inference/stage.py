@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
-from vlm_pipeline.formatting.stage import splits_version
+from vlm_pipeline.formatting.stage import processor_identity, splits_version
 from vlm_pipeline.manifest import Artifact, make_once, require
 from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import TaskStore, content_hash
@@ -56,7 +57,9 @@ def make_predictions(
                 "adapters": {predictor.name: adapter_folder(store, predictor)},
             }
         )
-        return Artifact(predictions_version(path), metadata, (path,))
+        return Artifact(
+            predictions_version(path), {**metadata, "conditions": conditions(task, predictor)}, (path,)
+        )
 
     return make_once(store, f"predictions/{predictor.name}", inputs, make, log)
 
@@ -70,6 +73,28 @@ def unavailable(store: TaskStore, predictor: Any, picked: bool) -> str | None:
     if isinstance(predictor, TransformersPredictor):
         return None
     return availability(predictor)
+
+
+def conditions(task: Task, predictor: Any) -> dict[str, Any]:
+    """Under which conditions the answers were made; a comparison is fair where they are the same."""
+    made = {
+        "hosted": not isinstance(predictor, TransformersPredictor),
+        "generation": task.generation_of(predictor).model_dump(mode="json"),
+        "prompt": task.settings_hash("prompt"),
+    }
+    if made["hosted"]:
+        return made
+    return {
+        **made,
+        "engine": {
+            "transformers": version("transformers"),
+            "torch": version("torch"),
+            "precision": task.training.precision,
+            "quantization": task.quantization.mode,
+        },
+        "pixels": {"processor": processor_identity(task), **task.image.model_dump()},
+        "batching": {"batch_size": predictor.batch_size},
+    }
 
 
 def adapter_folder(store: TaskStore, predictor: Any) -> str | None:

@@ -53,8 +53,7 @@ class PayloadClient(dg.ConfigurableResource):
         try:
             client.run(context=context, command=payload_command(module, path))
         except DagsterPipesExecutionError as error:
-            raise dg.Failure(
-                f"{module} failed ({error}). Its message is the last one in this step's stderr; to run it by hand: "
-                f"{' '.join(payload_command(module, path))}"
-            ) from error
+            reason = read_json(result, default={}).get("error", f"{error}; its stderr tells more")
+            by_hand = " ".join(payload_command(module, path))
+            raise dg.Failure(f"{reason}\n\nTo run this step by hand: {by_hand}") from error
         return read_json(result)["metadata"]

@@ -18,8 +18,13 @@ SCORED_COLUMNS = ["id", "section", "group", "split", "answer", "answer_value", "
 
 def predictor_status(store: TaskStore, name: str) -> str:
     """`ready`, or why there are no predictions: "not run: …", "pending: …"."""
-    manifest = read_manifest(store, f"predictions/{name}")
-    return manifest["metadata"].get("status", READY) if manifest else "not run: never materialized"
+    if read_manifest(store, f"predictions/{name}") is None:
+        return "not run: never materialized"
+    return predictions_metadata(store, name).get("status", READY)
+
+
+def predictions_metadata(store: TaskStore, name: str) -> dict[str, Any]:
+    return (read_manifest(store, f"predictions/{name}") or {"metadata": {}})["metadata"]
 
 
 def make_metrics(task: Task, store: TaskStore, predictor: Any, log: Callable[[str], None]) -> Artifact:
@@ -139,7 +144,7 @@ def make_comparison(
             predictions,
             base=base,
             tuned=tuned_name(task),
-            conditions={name: conditions(task, store, name) for name in ready},
+            conditions={name: predictions_metadata(store, name).get("conditions", {}) for name in ready},
             not_run={name: status for name, status in statuses.items() if status != READY},
             metrics={
                 name: read_json(store.path("metrics", f"{name}.json"))["splits"]["test"] for name in ready
@@ -175,20 +180,6 @@ def scored_rows(
         table = pq.read_table(store.path("predictions", f"{name}.parquet"), filters=[("split", "==", split)])
         predictions += table.to_pylist()
     return scores, predictions
-
-
-def conditions(task: Task, store: TaskStore, name: str) -> dict[str, Any]:
-    """Under which conditions a predictor answered; what its payload did not record stays unknown."""
-    predictor = next(found for found in task.predictors if found.name == name)
-    recorded = read_manifest(store, f"predictions/{name}") or {"metadata": {}}
-    return {
-        "hosted": predictor.kind != "transformers",
-        "engine": recorded["metadata"].get("engine"),
-        "pixels": recorded["metadata"].get("image_settings"),
-        "batching": recorded["metadata"].get("batching"),
-        "generation": task.generation_of(predictor).model_dump(mode="json"),
-        "prompt": task.settings_hash("prompt"),
-    }
 
 
 def _describe_comparison(result: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +219,12 @@ def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None])
         path = store.path("weak_sections.json")
         write_json(path, result)
         weak = [section["section"] for section in result["sections"] if section["finding"] == "weak"]
-        metadata = {"candidate": name, "weak": len(weak), "weak_sections": ", ".join(weak) or "none", "sections": {"table": result["sections"]}}
+        metadata = {
+            "candidate": name,
+            "weak": len(weak),
+            "weak_sections": ", ".join(weak) or "none",
+            "sections": {"table": result["sections"]},
+        }
         return Artifact(content_hash(result), metadata, (path,))
 
     return make_once(store, "weak_sections", inputs, make, log)

@@ -22,7 +22,7 @@ source: {{path: {rows}, images: {images}}}
 sections: [{sections}]
 splits: {{train: 0.6, val: 0.2, test: 0.2}}
 base_model: {base}
-training: {{max_steps: 3, batch_size: 4, accumulation: 1, eval_steps: 3, save_steps: 3, gate_rows: 4}}
+training: {{max_steps: 3, batch_size: 4, accumulation: 1, eval_steps: 3, save_steps: 3, gate_rows: 4, gate_zero: warn}}
 generation: {{max_new_tokens: 12}}
 predictors:
   - {{name: base, kind: transformers}}

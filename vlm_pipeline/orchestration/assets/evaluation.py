@@ -77,7 +77,9 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
             return payloads.run(context, store, "vlm_pipeline.inference", request)
 
         return record(
-            make_predictions(loop.task(task), store, predictor, run_payload, loop.picked(name), context.log.info)
+            make_predictions(
+                loop.task(task), store, predictor, run_payload, loop.picked(name), context.log.info
+            )
         )
 
     @dg.asset(

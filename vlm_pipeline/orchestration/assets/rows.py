@@ -3,7 +3,7 @@
 import dagster as dg
 
 from vlm_pipeline.examples.stage import make_raw, quarantine_summary
-from vlm_pipeline.formatting.stage import make_formatted, make_training_set
+from vlm_pipeline.formatting.stage import make_formatted, make_openai_jsonl, make_training_set
 from vlm_pipeline.orchestration.assets.common import common, key, sections_of
 from vlm_pipeline.orchestration.recording import record, record_sections
 from vlm_pipeline.orchestration.resources import LoopOptions
@@ -48,6 +48,16 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
         return record(quarantine_summary(loop.task(task), loop.store(task)))
 
     @dg.asset(
+        key=key(task, "openai_jsonl"),
+        deps=[formatted_examples],
+        description="Train and validation rows as OpenAI fine-tuning JSONL, with pictures and text only; "
+        "checked offline against the documented limits.",
+        **common(task, "1_rows", "openai"),
+    )
+    def openai_jsonl(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
+        return record(make_openai_jsonl(loop.task(task), loop.store(task), context.log.info))
+
+    @dg.asset(
         key=key(task, "training_set"),
         deps=[formatted_examples],
         description="The train and val rows that an adapter is made from: counts per section and the hash that "
@@ -57,4 +67,4 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
     def training_set(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_training_set(loop.task(task), loop.store(task), context.log.info))
 
-    return [raw_examples, formatted_examples, quarantine, training_set]
+    return [raw_examples, formatted_examples, quarantine, openai_jsonl, training_set]
