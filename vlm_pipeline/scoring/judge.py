@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def _case(row: Mapping[str, Any], prediction: Mapping[str, Any]) -> Case:
         answer=prediction.get("text") or "",
         expected=row.get("answer"),
         context=metadata.get("context"),
-        images=tuple(Picture.read(path) for path in row.get("images") or ()),
+        images=tuple(row.get("images") or ()),
     )
 
 
@@ -168,7 +169,17 @@ class _Bench:
         self, settings: JudgingSettings, judges: Sequence[JudgeSettings], cache: Path, tally: Tally
     ) -> None:
         self.settings, self.judges, self.tally = settings, judges, tally
-        self.caches = {judge.label: JudgeCache(cache, f"judge-{judge.label}") for judge in judges}
+        self._caches = {judge.label: JudgeCache(cache, f"judge-{judge.label}") for judge in judges}
+        self._models: dict[tuple[str, int], Any] = {}
+        self._lock = threading.Lock()
+
+    def model(self, judge: JudgeSettings, sample: int) -> Any:
+        """One model, and so one client with its open connections, per judge and repetition."""
+        with self._lock:
+            key = (judge.label, sample)
+            if key not in self._models:
+                self._models[key] = judge_model(judge, self._caches[judge.label], self.tally, sample=sample)
+            return self._models[key]
 
     def judge_all(
         self, cases: Sequence[Case], keys: Sequence[Any], progress: Callable[[int, int], None] | None = None
@@ -201,9 +212,8 @@ class _Bench:
             )
         if metric.kind == "faithfulness" and not (case.context or case.expected):
             return Judgement(None, problem=NO_REFERENCE)
-        model = judge_model(judge, self.caches[judge.label], self.tally, sample=sample)
         try:
-            score, reason = _measure(metric, model, case, judge.images)
+            score, reason = _measure(metric, self.model(judge, sample), case, judge.images)
         except (InvalidJudgement, BudgetSpent) as error:
             return Judgement(None, problem=str(error))
         except Exception as error:  # a judge's outage is recorded on its row; nothing else is lost
@@ -261,8 +271,10 @@ def _measure(metric: JudgedMetric, model: Any, case: Case, images: bool) -> tupl
     """Score and reason by DeepEval; synchronous, one thread per case."""
     from deepeval.metrics import AnswerRelevancyMetric, FaithfulnessMetric, GEval
     from deepeval.test_case import LLMTestCase, MLLMImage, SingleTurnParams
+    from deepeval.test_case.llm_test_case import _MLLM_IMAGE_REGISTRY
 
-    pictures = [MLLMImage(dataBase64=p.base64, mimeType=p.media_type) for p in case.images] if images else []
+    shown = [Picture.read(path) for path in case.images] if images else []
+    pictures = [MLLMImage(dataBase64=picture.base64, mimeType=picture.media_type) for picture in shown]
     question = "".join(f"{picture}\n" for picture in pictures) + case.question
     context = [text for text in (case.context or case.expected,) if text]
     test_case = LLMTestCase(
@@ -286,7 +298,13 @@ def _measure(metric: JudgedMetric, model: Any, case: Case, images: bool) -> tupl
             evaluation_params=params,
             **common,
         )
-    measured.measure(test_case, _show_indicator=False)
+    try:
+        measured.measure(test_case, _show_indicator=False)
+    finally:
+        for (
+            picture
+        ) in pictures:  # DeepEval keeps every picture for ever: a large table would not fit in memory
+            _MLLM_IMAGE_REGISTRY.pop(picture._id, None)
     return measured.score, measured.reason
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -125,7 +126,7 @@ class Case:
     answer: str
     expected: str | None = None
     context: str | None = None
-    images: tuple[Picture, ...] = ()
+    images: tuple[str, ...] = ()  # paths; read when the case is judged, so that a large table fits in memory
 
 
 class JudgeCache:
@@ -146,6 +147,9 @@ class JudgeCache:
 
 def unavailable(judge: JudgeSettings) -> str | None:
     """Why this judge cannot be asked now; None when it can."""
+    package = "anthropic" if judge.provider == "anthropic" else "openai"
+    if importlib.util.find_spec(package) is None:
+        return f"not run: the package {package} is not installed"
     if judge.key_variable and not os.environ.get(judge.key_variable):
         return f"not run: {judge.key_variable} is not set"
     return None

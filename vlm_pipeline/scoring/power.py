@@ -131,6 +131,8 @@ def successes_needed(
     n: int, bar: float, *, confidence: float = CONFIDENCE, method: str = "wilson"
 ) -> int | None:
     """Fewest successes of n whose interval lies at or above the bar (30 of 30 for 0.85); None if not even all do."""
+    if n == 0:
+        return None
     interval = wilson if method == "wilson" else exact
     for successes in range(n, -1, -1):
         if interval(successes, n, confidence)[0] < bar:

@@ -133,7 +133,7 @@ def scorer_versions(score_rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 class _RowContext:
     """What scorers see of a formatted row, parsed once."""
 
-    __slots__ = ("answer", "context", "metadata", "prompt")
+    __slots__ = ("answer", "metadata", "prompt")
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         metadata = row.get("metadata")
@@ -144,7 +144,10 @@ class _RowContext:
             self.metadata.setdefault("answer", value)
         self.answer = row.get("answer")
         self.prompt = row.get("prompt_text")
-        self.context = self.metadata.get("context")
+
+    def of(self, scorer: RowScorer) -> str | None:
+        """The context that the answer may rest on, under the name that the scorer's settings give it."""
+        return self.metadata.get(getattr(getattr(scorer, "settings", None), "context_field", "context"))
 
 
 def _by_predictor(
@@ -200,7 +203,7 @@ def _score(
         return _blank("error", str(prediction["error"]), gold)
     try:
         result: RowScore = scorer.score(
-            prediction.get("text") or "", reference, prompt=context.prompt, context=context.context
+            prediction.get("text") or "", reference, prompt=context.prompt, context=context.of(scorer)
         )
     except Exception as error:
         raise RuntimeError(

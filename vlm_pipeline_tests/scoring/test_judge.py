@@ -85,6 +85,27 @@ def test_the_judge_sees_the_picture(server, tmp_path, provider):
     assert "DEEPEVAL:IMAGE" not in server.asked[0].text
 
 
+def test_pictures_do_not_pile_up_in_memory(server, tmp_path):
+    """DeepEval registers every picture it was ever shown."""
+    from deepeval.test_case.llm_test_case import _MLLM_IMAGE_REGISTRY
+
+    path = tmp_path / "page.png"
+    Image.new("RGB", (20, 10)).save(path)
+    before = len(_MLLM_IMAGE_REGISTRY)
+    judged(tmp_path, settings(judge(server)), ["It is 1.", "It is 2."], images=[str(path)])
+    assert len(_MLLM_IMAGE_REGISTRY) == before
+
+
+def test_an_unreadable_picture_costs_its_row_and_no_other(server, tmp_path):
+    rows = formatted(2)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    rows[0]["images"] = [str(tmp_path / "broken.png")]
+    table, _ = judge_table(
+        settings(judge(server)), rows, predictions(rows, "m", ["It is 1.", "It is 2."]), cache_folder=tmp_path
+    )
+    assert [row["status"] for row in table] == ["unscored", "scored"] and "broken.png" in table[0]["detail"]
+
+
 def test_answers_are_cached_by_content_and_not_by_name(server, tmp_path):
     """DeepEval marks a picture by a random id: a cache keyed by the prompt as it is would never hit."""
     first, second = tmp_path / "a.png", tmp_path / "copy of a.png"

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("mcp", reason="the MCP scorer needs the package mcp")
+
 from vlm_pipeline.scoring.mcp_scorer import mcp_score_table
 from vlm_pipeline.scoring.metrics import compute_metrics
 from vlm_pipeline.settings.mcp import McpScorerSettings

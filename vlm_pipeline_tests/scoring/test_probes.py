@@ -108,7 +108,7 @@ def test_mistakes_in_the_file_are_named(tmp_path, text, said):
 def test_reads_what_it_should(tmp_path):
     path = tmp_path / "probes.yaml"
     path.write_text(
-        "- {id: a, category: torque, image: images/p.png, question: How much?, expected_keywords: [bolt]}"
+        "- {id: a, category: torque, image: images/p.png, question: 'How much?', expected_keywords: [bolt]}"
     )
     assert read_probes(path) == [
         Probe(

@@ -56,6 +56,12 @@ def agreeable(asked: Asked) -> Any:
     }[asked.question]
 
 
+def _key(request: Request) -> str | None:
+    """The key, as either generation of clients sends it."""
+    bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+    return request.headers.get("x-api-key") or bearer or None
+
+
 class JudgeServer:
     """``with JudgeServer() as server``: ``server.url`` ends in /v1 for openai, ``server.root`` serves anthropic."""
 
@@ -95,8 +101,7 @@ class JudgeServer:
             parts = body["messages"][-1]["content"]
             parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
             images = [p["image_url"]["url"].split(",", 1)[1] for p in parts if p["type"] == "image_url"]
-            key = request.headers.get("authorization", "").removeprefix("Bearer ")
-            status, text = self._answer(body, parts, images, key)
+            status, text = self._answer(body, parts, images, _key(request))
             if status != 200:
                 return JSONResponse({"error": {"message": text, "type": "stand-in"}}, status)
             return JSONResponse(
@@ -113,7 +118,7 @@ class JudgeServer:
             parts = body["messages"][-1]["content"]
             parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
             images = [p["source"]["data"] for p in parts if p["type"] == "image"]
-            status, text = self._answer(body, parts, images, request.headers.get("x-api-key"))
+            status, text = self._answer(body, parts, images, _key(request))
             if status != 200:
                 error = {"type": "error", "error": {"type": "api_error", "message": text}}
                 return JSONResponse(error, status)

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
 gym = MCPServer("safety-gym", version="3.1.4")
 calls: list[int] = []  # batch sizes
@@ -21,7 +22,7 @@ def score_batch(items: list[dict[str, Any]]) -> dict[str, Any]:
     calls.append(len(items))
     responses = [item["response"] for item in items]
     if "make it fail" in responses:
-        raise ValueError("the gym is closed")
+        raise ToolError("the gym is closed")
     if "make it slow" in responses:
         time.sleep(3)
     scores = []

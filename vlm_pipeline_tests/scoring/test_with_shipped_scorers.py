@@ -1,0 +1,138 @@
+"""Metrics and comparison over the shipped row scorers: their value names mean what the figures say."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from vlm_pipeline.scoring.comparison import compare
+from vlm_pipeline.scoring.metrics import compute_metrics
+from vlm_pipeline.scoring.row_scorers import build_scorer
+from vlm_pipeline.scoring.table import score_table
+from vlm_pipeline.settings.scoring import (
+    KeywordSettings,
+    QuantitySettings,
+    ScoreSettings,
+    SectionsSettings,
+    TextSettings,
+    ToolCallSettings,
+)
+from vlm_pipeline_tests.scoring.rows import conditions, predictions
+
+CALL = '<tool_call>{"name": "lift", "arguments": {"height": 3}}</tool_call>'
+
+
+def rows(answers, metadata=None):
+    return [
+        {
+            "id": f"r{i:03d}", "section": "ab"[i % 2], "group": f"r{i}", "split": "test", "answer": answer,
+            "answer_value": None, "metadata": json.dumps((metadata or {}) | {}), "prompt_text": "?",
+        }
+        for i, answer in enumerate(answers)
+    ]  # fmt: skip
+
+
+def measured(settings, given, texts):
+    table = predictions(given, "m", texts)
+    scores = score_table([build_scorer(settings)], given, table)
+    return compute_metrics(scores, table, predictor="m")["scorers"][settings.column_name]
+
+
+def test_quantities():
+    given = rows(["65 Nm"] * 40)
+    found = measured(
+        QuantitySettings(), given, ["65 Nm"] * 20 + ["It is 65."] * 10 + ["70 Nm"] * 6 + ["no idea"] * 4
+    )
+    metrics = found["metrics"]
+    assert metrics["numeric_exact"]["of_all"]["estimate"] == pytest.approx(20 / 40)
+    assert metrics["any_number"]["of_all"]["estimate"] == pytest.approx(30 / 40)
+    assert found["extraction"]["estimate"] == pytest.approx(36 / 40)
+    assert (
+        metrics["rel_error"]["direction"] == "lower" and "value" not in metrics and "expected" not in metrics
+    )
+
+
+def test_ratings_have_all_figures_of_a_score_task():
+    rng = np.random.default_rng(0)
+    gold = rng.integers(1, 10, 60)
+    answers = np.clip(gold + rng.integers(-2, 3, 60), 0, 10)
+    texts = (
+        [f"Safety Score: {a}" for a in answers[:40]]
+        + ["It looks like high risk."] * 10
+        + ["Nice street."] * 10
+    )
+    found = measured(ScoreSettings(), rows([str(g) for g in gold]), texts)
+    metrics = found["metrics"]
+    assert {
+        "mae",
+        "rmse",
+        "bias",
+        "within_1",
+        "within_2",
+        "spearman",
+        "strict_format",
+        "extracted",
+        "inferred",
+    } <= set(metrics)
+    assert metrics["strict_format"]["of_all"]["estimate"] == pytest.approx(40 / 60)
+    assert metrics["inferred"]["of_all"]["estimate"] == pytest.approx(10 / 60)
+    assert (
+        found["extraction"]["estimate"] == pytest.approx(50 / 60) and found["extraction"]["n_inferred"] == 10
+    )
+    assert metrics["mae"]["n_unscored"] == 10 and metrics["mae"]["band"] in ("excellent", "good", "below")
+    errors = np.abs(answers[:40] - gold[:40])
+    assert metrics["within_1"]["of_all"]["estimate"] >= (errors <= 1).sum() / 60
+
+
+def test_keywords_and_text_are_shares():
+    given = rows(["the bolt and the cover"] * 12, {"expected_keywords": ["bolt", "cover"]})
+    texts = ["bolt and cover"] * 6 + ["only the bolt"] * 6
+    found = measured(KeywordSettings(), given, texts)["metrics"]["keyword_share"]
+    assert found["kind"] == "share" and found["estimate"] == pytest.approx(0.75)
+    assert measured(TextSettings(), given, texts)["metrics"]["token_f1"]["kind"] == "share"
+
+
+def test_tool_calls_that_were_not_wanted_do_not_count_as_missed():
+    """no_call_correct applies to rows without a gold call only; elsewhere it is neither right nor wrong."""
+    given = rows([CALL] * 10 + ["Nothing to call here."] * 4)
+    found = measured(ToolCallSettings(), given, [CALL] * 10 + ["Nothing to do."] * 4)["metrics"]
+    assert found["no_call_correct"]["n_scored"] == 4 and found["no_call_correct"]["of_all"]["n_scored"] == 4
+    assert found["arguments_exact"]["estimate"] == 1.0
+
+
+def test_equal_rewards_are_reported_as_broken():
+    given = rows(["yes"] * 10, {"context": "yes it is"})
+    found = measured(SectionsSettings(), given, ["no sections at all"] * 10)["metrics"]["reward"]
+    assert (
+        found["distribution"]["all_equal"] is True
+        and "the scale or the format is broken" in found["distribution"]["warning"]
+    )
+
+
+def test_a_base_that_reads_but_phrases_otherwise_is_not_called_blind():
+    """The lenient reading of the shipped quantity scorer reaches the decision."""
+    given = rows([f"{20 + i} Nm" for i in range(60)])
+    base = [f"about {20 + i}" if i % 2 else "about 7" for i in range(60)]
+    table = predictions(given, "base", base) + predictions(
+        given, "tuned", [f"{20 + i} Nm" for i in range(60)]
+    )
+    scores = score_table([build_scorer(QuantitySettings())], given, table)
+    found = compare(scores, table, base="base", conditions=dict.fromkeys(("base", "tuned"), conditions()))
+    [lenient] = found["pairs"][0]["lenient"]
+    assert lenient["b_read_as"] == "any_number" and lenient["b"] == pytest.approx(0.5)
+    assert found["decision"]["by_format_alone"] is False
+
+
+def test_a_rating_is_not_won_by_format_alone():
+    gold = [str(1 + i % 9) for i in range(60)]
+    base = [f"I would say {1 + (i + 4) % 9}" if i % 3 else "hm" for i in range(60)]
+    table_rows = rows(gold)
+    table = predictions(table_rows, "base", base) + predictions(
+        table_rows, "tuned", [f"Safety Score: {g}" for g in gold]
+    )
+    scores = score_table([build_scorer(ScoreSettings())], table_rows, table)
+    found = compare(scores, table, base="base", conditions=dict.fromkeys(("base", "tuned"), conditions()))
+    assert found["headline"]["metric"] == "mae" and found["decision"]["verdict"] == "better"
+    assert found["pairs"][0]["lenient"][0]["n"] == 40 and found["decision"]["by_format_alone"] is False
