@@ -137,9 +137,13 @@ class Reporter:
     """
 
     def __init__(
-        self, pipes: PipesContext | None = None, live: Path | str | None = None, every_seconds: float = 5.0
+        self,
+        pipes: PipesContext | None = None,
+        live: Path | str | None = None,
+        every_seconds: float = 5.0,
+        silent: bool = False,
     ) -> None:
-        self._pipes = pipes
+        self._pipes, self._silent = pipes, silent
         self._live = Path(live) if live else None
         self._every = every_seconds
         self._started: dict[str, tuple[float, int]] = {}
@@ -148,7 +152,7 @@ class Reporter:
     def say(self, text: str) -> None:
         if self._pipes:
             self._pipes.log.info(text)
-        else:
+        elif not self._silent:
             print(text, file=sys.stderr, flush=True)
 
     def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
@@ -186,6 +190,11 @@ class Reporter:
             print(json.dumps({"metadata": metadata, "data_version": data_version}, default=str), flush=True)
 
 
+def is_main_process() -> bool:
+    """Whether this is the process that speaks, where a launcher starts one per GPU."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def run_payload(work: Callable[[dict[str, Any], Reporter], tuple[dict[str, Any], str | None]]) -> int:
     """Run `work(request, reporter) -> (metadata, data_version)`; returns the exit status.
 
@@ -193,14 +202,17 @@ def run_payload(work: Callable[[dict[str, Any], Reporter], tuple[dict[str, Any],
     written as JSON, for launchers without Pipes), `asset_key`.
     """
     die_with_parent()
-    under_pipes = PipesEnvVarParamsLoader().is_dagster_pipes_process()
+    main = is_main_process()
+    under_pipes = main and PipesEnvVarParamsLoader().is_dagster_pipes_process()
     request: dict[str, Any] = {}
     try:
         with open_dagster_pipes() if under_pipes else nullcontext() as pipes:
             request = read_request()
-            reporter = Reporter(pipes, live=request.get("live"))
-            with device_lock(request.get("device_lock"), reporter):
+            reporter = Reporter(pipes, live=request.get("live") if main else None, silent=not main)
+            with device_lock(request.get("device_lock") if main else None, reporter):
                 metadata, data_version = work(request, reporter)
+            if not main:
+                return 0
             if request.get("result"):
                 write_json(request["result"], {"metadata": metadata, "data_version": data_version})
             reporter.result(metadata, data_version, request.get("asset_key"))

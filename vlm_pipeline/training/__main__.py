@@ -8,7 +8,7 @@ from typing import Any
 from vlm_pipeline.compute.payload import PayloadError, Reporter, run_payload
 
 
-def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str]:
+def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str | None]:
     """Train and save; returns (metadata, data version of the adapter)."""
     from vlm_pipeline.training.request import parse_request
 
@@ -25,6 +25,8 @@ def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str]:
         record = finish(training)
     except AdapterError as error:
         raise PayloadError(str(error)) from error
+    if not training.accelerator.is_main_process:
+        return {}, None
     return summary(record), adapter_version(record)
 
 
@@ -37,7 +39,7 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         "chosen_step": record["chosen_step"],
         "training_rows": record["training_set"]["rows"],
         "trainable_parameters": record["trainable_parameters"],
-        "final_loss": record["loss_curve"][-1]["loss"],
+        "final_loss": next(entry["loss"] for entry in reversed(record["loss_curve"]) if "loss" in entry),
         **({"val_loss": last[0]["val_loss"]} if last else {}),
         **({"val_task_score": last[0]["score"]} if last and last[0]["score"] is not None else {}),
         "accelerator_seconds": round(speed["training_seconds"], 2),

@@ -29,7 +29,7 @@ def finish(training: Training) -> dict[str, Any]:
     Raises PayloadError where the gate refuses, AdapterError where the saved adapter is not the trained one.
     """
     gate, curve = training.evaluator.gate, training.progress.loss_curve
-    losses = [entry["loss"] for entry in curve]
+    losses = [entry["loss"] for entry in curve if "loss" in entry]
     refuse_or_warn(
         gate.verdict(losses[0], min(losses[-3:])), training.settings.gate_zero, training.reporter.say
     )

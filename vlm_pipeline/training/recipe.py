@@ -38,6 +38,7 @@ from vlm_pipeline.training.evaluation import Evaluator
 from vlm_pipeline.training.forward import PackedForward, packing_fits
 from vlm_pipeline.training.grouping import Bundle
 from vlm_pipeline.training.images import ImageFeatures
+from vlm_pipeline.training.lora_linear import fuse_lora
 from vlm_pipeline.training.optimizer import make_optimizer, make_scheduler
 from vlm_pipeline.training.plan import make_packer, make_plan, measured_throughput, schedule
 from vlm_pipeline.training.preflight import check_formatting, start_version
@@ -80,6 +81,11 @@ class Training:
         self.fingerprint = base_fingerprint(
             self.base_folder, cache / "base_fingerprints.json" if cache else None
         )
+        if self.request.base and "@" not in self.request.base and self.request.base != self.fingerprint:
+            raise PayloadError(
+                f"the weights of {job.base_model} ({self.fingerprint}) are not those that the run was started for "
+                f"({self.request.base}); run again"
+            )
         self.training_set = content_hash([self.rows.content(), self.val.content()])
         self.key = content_hash(
             [
@@ -153,6 +159,7 @@ class Training:
             self.model = adapters.add_lora(
                 base, job.lora, job.base_model, base_revision(self.base_folder, job.revision)
             )
+        fuse_lora(self.model)
         self.trainable = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         self.adapted = adapters.adapted_modules(self.model)
         self.reporter.say(
@@ -344,11 +351,13 @@ class Training:
         self.reporter.say(evaluation.line())
         for sample in evaluation.samples:
             self.reporter.say(f"  {sample['id']}: {sample['text'][:120]!r} (gold {sample['answer'][:120]!r})")
-        figures = {
+        measured = {
             "val_loss": evaluation.val_loss,
             "task_score": evaluation.score,
             "compliance": evaluation.compliance,
         }
+        figures = {name: value for name, value in measured.items() if value is not None}
+        self.progress.loss_curve.append({"step": self.progress.step, **figures})
         self.reporter.metric(self.progress.step, **figures, samples=evaluation.samples)
         if self.evaluator.gate.best is evaluation:
             self.best = self._adapter_tensors()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from vlm_pipeline.formatting.template import load_processor
 from vlm_pipeline.settings.training import LoraSettings
@@ -17,6 +18,7 @@ from vlm_pipeline.training.base_model import load_base
 from vlm_pipeline.training.forward import PackedForward, packing_fits
 from vlm_pipeline.training.grouping import Packer, shared_prefix
 from vlm_pipeline.training.images import ImageFeatures
+from vlm_pipeline.training.lora_linear import fuse_lora
 from vlm_pipeline.training.rows import read_rows
 from vlm_pipeline_tests.training import tiny
 
@@ -144,6 +146,27 @@ def test_any_padding_gives_the_gradient_of_separate_rows(case, batch, padding):
         loss.backward()
         total += float(loss.detach())
     case.check(total)
+
+
+def test_fused_lora_layers_compute_what_peft_computes(case):
+    """The reference gradients are peft's own."""
+    forward = case.forward("packed")
+    layers = [module for module in case.base.modules() if isinstance(module, LoraLayer)]
+    assert fuse_lora(case.base) == len(layers) == 14
+    try:
+        packer = Packer(case.rows, rows_per_step=100, image_token=forward.image_token, share=True, seed=0)
+        (step,) = packer.epoch(0)
+        loss = forward.loss(
+            forward.pack([([case.rows[i] for i in bundle.rows], bundle.prefix) for bundle in step])
+        )
+        loss.backward()
+        case.check(float(loss.detach()))
+        with case.model.disable_adapter(), torch.no_grad():
+            untuned = forward.row_losses(forward.pack([([case.rows[0]], 0)]))
+        assert abs(float(untuned) - case.losses[0]) > 1e-3  # a switched-off adapter is off
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 def test_gradient_checkpointing_changes_nothing(case):

@@ -35,6 +35,10 @@ def assert_same_adapter(one, other):
         assert torch.allclose(value, second[name], rtol=0, atol=1e-6), name
 
 
+def losses(record):
+    return [entry["loss"] for entry in record["loss_curve"] if "loss" in entry]
+
+
 def run_until(request, outcome, condition):
     child = start(request, outcome)
     while not condition():
@@ -65,9 +69,7 @@ def test_killed_again_and_again_a_run_ends_with_the_adapter_of_an_uninterrupted_
     assert min(trained) >= 6  # not from the start
     assert_same_adapter(whole, request)
     ours, theirs = read_record(request["output"]), read_record(whole["output"])
-    assert [entry["loss"] for entry in ours["loss_curve"]] == pytest.approx(
-        [entry["loss"] for entry in theirs["loss_curve"]]
-    )
+    assert losses(ours) == pytest.approx(losses(theirs))
     assert not list(Path(request["checkpoints"]).glob("step-*"))  # nothing left to fill the disk
 
 

@@ -1,0 +1,185 @@
+"""Shared-image generation against transformers' own generate, side by side in one run. One JSON line per comparison.
+
+    python -m benchmarks.inference --image-tokens 1024 --pages 4
+    python -m benchmarks.inference --image-tokens 256 --pages 8
+
+The model is the benchmark model of the package's documentation (about 3 M random parameters, float32). Every side
+starts from image files and prompts and ends with texts, and generates exactly the same number of tokens. `lean`
+ratios give the other side its image preprocessing for free. Times are wall clock, `cpu` is processor time of the
+same work: on a busy machine believe the ratio of the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm_pipeline.inference.generate import Generator
+from vlm_pipeline.inference.plan import ImageInput, Prompt
+from vlm_pipeline.settings.predictors import GenerationSettings
+from vlm_pipeline_tests.inference import models
+
+SIDES = {64: (224, 224), 256: (448, 448), 1024: (896, 896)}  # image tokens -> pixels; a token is 28 x 28
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    processor = models.make_processor()
+    model = models.make_vision_model(processor.tokenizer, spread=0.06)
+    settings = GenerationSettings(max_new_tokens=options.new_tokens, min_new_tokens=options.new_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        pages = models.make_pages(Path(folder), options.pages, SIDES[options.image_tokens])
+        rows = _rows(pages, options.questions, processor)
+        _compare(model, processor, rows, pages, settings, options)
+        if options.adapters:
+            _adapters(model, processor, [row["prompt"] for row in rows], settings, options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-tokens", type=int, choices=sorted(SIDES), default=1024)
+    parser.add_argument("--questions", type=int, default=12)
+    parser.add_argument("--pages", type=int, default=4)
+    parser.add_argument("--new-tokens", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--adapters", type=int, default=3)
+    parser.add_argument("--peer-pages", type=int, default=1, help="pages that the slower sides are timed on")
+    return parser.parse_args()
+
+
+def _rows(pages: list[Path], questions: int, processor: Any) -> list[dict[str, Any]]:
+    from PIL import Image
+
+    rows = []
+    for number, page in enumerate(pages):
+        with Image.open(page) as opened:
+            image = opened.convert("RGB")
+        sha = hashlib.sha256(page.read_bytes()).hexdigest()
+        for index in range(questions):
+            text = f"Table {number}, line {index}: which torque does step {index * 7 + number} ask for?"
+            messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+            rendered = processor.apply_chat_template(messages, add_generation_prompt=True)
+            inputs = processor(text=[rendered], images=[image], return_tensors="pt")
+            grid = tuple(inputs["image_grid_thw"][0].tolist())
+            prompt = Prompt(tuple(inputs["input_ids"][0].tolist()), (ImageInput(sha, grid, str(page)),))
+            rows.append({"page": page, "text": rendered, "prompt": prompt})
+    return rows
+
+
+def _compare(model: Any, processor: Any, rows: list[Any], pages: list[Path], settings: Any, options: Any) -> None:
+    prompts = [row["prompt"] for row in rows]
+    few = [row for row in rows if row["page"] in pages[: options.peer_pages]]
+
+    def ours() -> list[tuple[int, ...]]:
+        answers = [one for batch in Generator(model, processor).generate(prompts, settings) for one in batch]
+        return [one.ids for one in sorted(answers, key=lambda one: one.index)]
+
+    def batched() -> list[tuple[int, ...]]:
+        found = []
+        for page in pages[: options.peer_pages]:
+            found += _hf(model, processor, [row for row in few if row["page"] == page], settings)
+        return found
+
+    def one_by_one() -> list[tuple[int, ...]]:
+        return [_hf(model, processor, [row], settings)[0] for row in few]
+
+    ours()  # warm up
+    fast, texts = _timed(ours)
+    slow, batched_texts = _timed(batched)
+    alone, single_texts = _timed(one_by_one)
+    _, prepared = _timed(lambda: [_inputs(processor, [row for row in few if row["page"] == page]) for page in pages[: options.peer_pages]])  # fmt: skip
+    lean, _ = _timed(lambda: [_generate(model, processor, inputs, settings) for inputs in prepared])
+    per_row = {name: (wall / count, cpu / count) for name, (wall, cpu), count in [
+        ("ours", fast, len(rows)), ("hf_batched", slow, len(few)), ("hf_one_by_one", alone, len(few)), ("hf_batched_lean", lean, len(few)),
+    ]}  # fmt: skip
+    same = sum(mine == theirs for mine, theirs in zip(texts, single_texts, strict=False))
+    line = {
+        "benchmark": "shared_image_generation", **_about(options, prompts),
+        "rows": len(rows), "answers_per_s": round(1 / per_row["ours"][0], 2),
+        "same_texts_as_one_by_one": f"{same}/{len(few)}",
+        "same_texts_batched_as_one_by_one": f"{sum(a == b for a, b in zip(batched_texts, single_texts, strict=True))}/{len(few)}",
+    }  # fmt: skip
+    for name in ("hf_batched", "hf_batched_lean", "hf_one_by_one"):
+        line[f"x_{name}"] = round(per_row[name][0] / per_row["ours"][0], 2)
+        line[f"x_{name}_cpu"] = round(per_row[name][1] / per_row["ours"][1], 2)
+    print(json.dumps(line), flush=True)
+
+
+def _adapters(model: Any, processor: Any, prompts: list[Prompt], settings: Any, options: Any) -> None:
+    """Base, then base plus adapters, over the same rows and one store of image features."""
+    from peft import LoraConfig, get_peft_model
+
+    def run(count: int) -> None:
+        generator = Generator(model, processor)
+        list(generator.generate(prompts, settings))
+        for number in range(count):
+            torch.manual_seed(number)
+            modules = r".*language_model\.layers.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+            adapted = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=modules))
+            adapted.requires_grad_(False).eval()
+            list(generator.generate(prompts, settings))
+            adapted.unload()
+
+    one, _ = _timed(lambda: run(0))
+    all_of_them, _ = _timed(lambda: run(options.adapters))
+    line = {"benchmark": "adapters_over_one_base", **_about(options, prompts), "adapters": options.adapters}
+    line |= {
+        "x_of_one_predictor": round(all_of_them[0] / one[0], 2),
+        "x_of_one_predictor_cpu": round(all_of_them[1] / one[1], 2),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def _inputs(processor: Any, rows: list[Any]) -> Any:
+    from PIL import Image
+
+    images = []
+    for row in rows:
+        with Image.open(row["page"]) as opened:
+            images.append(opened.convert("RGB"))
+    texts = [row["text"] for row in rows]
+    return processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+
+
+@torch.inference_mode()
+def _generate(model: Any, processor: Any, inputs: Any, settings: GenerationSettings) -> list[tuple[int, ...]]:
+    output = model.generate(
+        **inputs, do_sample=False, max_new_tokens=settings.max_new_tokens, min_new_tokens=settings.min_new_tokens
+    )
+    start = inputs["input_ids"].shape[1]
+    eos = set(model.generation_config.eos_token_id)
+    return [tuple(token for token in row[start:].tolist() if token not in eos) for row in output]
+
+
+def _hf(model: Any, processor: Any, rows: list[Any], settings: GenerationSettings) -> list[tuple[int, ...]]:
+    return _generate(model, processor, _inputs(processor, rows), settings)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
+    """((wall seconds, processor seconds), result)."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return (time.perf_counter() - wall, time.process_time() - cpu), result
+
+
+def _about(options: Any, prompts: list[Prompt]) -> dict[str, Any]:
+    return {
+        "image_tokens": options.image_tokens, "questions_per_page": options.questions, "pages": options.pages,
+        "new_tokens": options.new_tokens, "threads": options.threads, "prompt_tokens": len(prompts[0].ids),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        sys.exit(main())

@@ -1,0 +1,127 @@
+"""Throughput of the scorers: 100,000 responses of many styles through every one of them, on one core.
+
+Prints one JSON line: responses per second for each scorer, the slowest single response, and the slowest of a set of
+hostile texts (time in ms). ``--responses`` sets another number.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from vlm_pipeline.scoring.row_scorers import build_scorer
+from vlm_pipeline.settings.scoring import (
+    ChoiceSettings,
+    KeywordSettings,
+    NumberSettings,
+    QuantitySettings,
+    RelaxedSettings,
+    ScoreSettings,
+    SectionsSettings,
+    TextSettings,
+    ToolCallSettings,
+)
+
+LIMIT_MS = 50.0
+
+GOLDS = {
+    "score": (ScoreSettings(), "6", {}),
+    "number": (NumberSettings(), "42", {}),
+    "quantity": (QuantitySettings(), "65 Nm", {}),
+    "keywords": (KeywordSettings(), None, {"expected_keywords": ["battery", "disconnect", "glove"]}),
+    "text": (TextSettings(), "disconnect the battery", {}),
+    "choice": (ChoiceSettings(choices=["London", "Paris", "New York", "Rome"]), "B", {}),
+    "relaxed": (RelaxedSettings(), "42", {}),
+    "tool_calls": (ToolCallSettings(), '{"name": "w", "arguments": {"city": "Paris"}}', {}),
+    "sections": (
+        SectionsSettings(names=["think", "proof", "answer"], final="answer"),
+        "<answer>The fuse is rated for 15 A.</answer>",
+        {"context": "The fuse is rated for 15 A. Disconnect the battery before you open the panel."},
+    ),
+}
+
+TEMPLATES = [
+    "Tom has {a} pens and buys {b} more, so he has {a} + {b} = {c} pens.\n#### {c}",
+    "First we multiply {a} by {b}. That gives {c}.\n\nTherefore, the answer is $\\boxed{{{c}}}$.",
+    "Safety Score: **{s}**\n\nThe street is lit and {a} people walk there.",
+    "I would rate this place {s}/10 because there are {a} lanes and the limit is {b} mph.",
+    "The answer is {l}. The other options do not fit, since {a} is more than {b}.",
+    "Tighten the bolts to {a} Nm ({b} ft-lb), then turn by {c} degrees. Do not exceed {b} bar.",
+    "<tool_call>\n{{\"name\": \"w\", \"arguments\": {{\"city\": \"Paris\", \"days\": {a}}}}}\n</tool_call>",
+    "I'm sorry, but I cannot help with that. Please consult page {a} of the manual.",
+    "<think>It says {a}.</think>\n<proof>The fuse is rated for 15 A.</proof>\n<answer>It is rated for {a} A.</answer>",
+    "Before you start:\n1. Unplug both batteries.\n2. Wear gloves.\n3. Wait {a} minutes.\nThen open the panel with a {b} mm wrench.",
+    "{{\"name\": \"w\", \"arguments\": {{\"city\": \"Paris\"}}",
+    "{c}",
+]
+
+
+def responses(count: int, seed: int = 0) -> list[str]:
+    """Seeded responses of many styles, from a few words to some paragraphs."""
+    draw = random.Random(seed)
+    made = []
+    for _ in range(count):
+        parts = draw.choices(TEMPLATES, k=draw.choice((1, 1, 1, 2, 4)))
+        made.append("\n".join(p.format(a=draw.randrange(1, 300), b=draw.randrange(1, 99), c=draw.randrange(1, 9_999), s=draw.randrange(1, 11), l=draw.choice("ABCD")) for p in parts))
+    return made
+
+
+def hostile(size: int = 20_000) -> dict[str, str]:
+    """Texts that drive careless patterns into quadratic or worse time."""
+    pieces = [
+        "a", "1", "1,", "1.", "1 ", "1/", "-", "- ", "*", "**", "(", "{", "[", '{"', '{"name": ', '{"name": "f", "arguments": {', "<tool_call>", "<tool_call>{",
+        "<|channel|>a<|message|>", "<answer>", "</answer>", "the answer is ", "answer ", "answer: (", "the answer is not ", "Score: ", "score of ", "safety score is ",
+        "between 1 and ", "1-", "1 - 2 ", "5 Nm + ", "5 ± ", "\\frac{", "\\frac{1}{2}", "\\boxed{", "\\boxed{1}", "####", "#### ", "Step 1: ", "A) ", "B, ", "not A, ",
+        "option A is ", "I can't ", "I cannot help ", "it is not ", "sorry ", "\n", "\n\n", " ", "\t", "= ", "1 = ", "seven ", "two hundred and ", "e10", "1e", "x10^", "ab-", "\\",
+        "\ud800", "\x00", "é", "½", "'", '"', "`", "```", "```json\n{", "| 1 ", "| score ", "high risk ", "no ", "Question: 1\n", "user:\n", "London ", "is correct ", "f(", "[f(x=",
+        "[f(x=1),", "wait, ", "wait, it is ", "if ", "because 1, ", "°", "$", "$1", "%", "5%", "10 W-", "<think>", "<tools>", "[TOOL_CALLS]", "<function=f>", "Final: ", "## Proof\n",
+    ]  # fmt: skip
+    return {piece: (piece * (size // len(piece) + 1))[:size] for piece in pieces}
+
+
+def timed(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return 1000.0 * (time.perf_counter() - start)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--responses", type=int, default=100_000)
+    options = parser.parse_args()
+    texts = responses(options.responses)
+    rates, slowest, worst_hostile = {}, {}, {}
+    for name, (settings, gold, metadata) in GOLDS.items():
+        scorer = build_scorer(settings)
+        reference = scorer.reference(gold, metadata)
+        scorer.score(texts[0], reference)  # imports and caches are not part of the figure
+        start, longest = time.perf_counter(), 0.0
+        for text in texts:
+            longest = max(longest, timed(lambda text=text: scorer.score(text, reference)))
+        rates[name] = round(len(texts) / (time.perf_counter() - start))
+        slowest[name] = round(longest, 2)
+        times = {piece: min(timed(lambda text=text: scorer.score(text, reference)) for _ in range(2)) for piece, text in hostile().items()}
+        piece = max(times, key=times.__getitem__)
+        worst_hostile[name] = {"ms": round(times[piece], 1), "text": f"{piece!r} repeated"}
+    print(
+        json.dumps(
+            {
+                "benchmark": "scoring",
+                "responses": len(texts),
+                "responses_per_second": rates,
+                "slowest_ms": slowest,
+                "slowest_hostile_20kB": worst_hostile,
+                "within_limit": max(max(slowest.values()), max(w["ms"] for w in worst_hostile.values())) <= LIMIT_MS,
+            }
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
