@@ -6,7 +6,9 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from vlm_pipeline.formatting.stage import processor_identity, splits_version
+from vlm_pipeline.formatting.probes import SPLIT as PROBES
+from vlm_pipeline.formatting.probes import probe_tables
+from vlm_pipeline.formatting.stage import formatted_paths, processor_identity, splits_version
 from vlm_pipeline.manifest import Artifact, make_once, require
 from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import TaskStore, content_hash
@@ -34,6 +36,7 @@ def make_predictions(
         )
     inputs = {
         "rows": splits_version(task, store, EVALUATED),
+        **require(store, ["probes"], "Materialize probes."),
         "generation": content_hash(task.generation_of(predictor).model_dump(mode="json")),
         "predictor": content_hash(predictor.model_dump(mode="json", exclude={"label", "generation"})),
     }
@@ -51,8 +54,10 @@ def make_predictions(
                 "task": str(task.root),
                 "store": str(store.root),
                 "store_name": store.task_name,
-                "formatted": [str(store.section("formatted", section)) for section in task.sections.names],
-                "splits": list(EVALUATED),
+                "formatted": [
+                    str(path) for path in (*formatted_paths(task, store), *probe_tables(task, store))
+                ],
+                "splits": [*EVALUATED, PROBES],
                 "predictors": [predictor.name],
                 "adapters": {predictor.name: adapter_folder(store, predictor)},
             }

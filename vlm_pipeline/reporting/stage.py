@@ -49,15 +49,17 @@ def report_inputs(task: Task, store: TaskStore) -> Any:
 
     ready = [p.name for p in task.predictors if predictor_status(store, p.name) == READY]
     adapter = current_adapter(store)
+    metrics = {name: read_json(store.path("metrics", f"{name}.json")) for name in ready}
     return ReportInputs(
         comparison=read_json(store.path("comparison.json")),
-        metrics={name: read_json(store.path("metrics", f"{name}.json")) for name in ready},
+        metrics={name: found["splits"]["test"] for name, found in metrics.items()},
         rows=read_formatted(task, store, ["test"], REPORTED_COLUMNS),
         predictions={name: store.path("predictions", f"{name}.parquet") for name in ready},
         scores={name: store.path("metrics", f"{name}.parquet") for name in ready},
         title=task.title or task.name,
         task=task.model_dump(mode="json"),
         adapter=read_json(store.path("adapters", adapter, "record.json"), default=None) if adapter else None,
+        probes={name: found["probes"] for name, found in metrics.items() if found.get("probes")} or None,
         weak=read_json(store.path("weak_sections.json"), default=None),
         quarantine=quarantine_records(task, store),
         findings=verification_findings(task, store),

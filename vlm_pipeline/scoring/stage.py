@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vlm_pipeline.formatting.probes import SPLIT as PROBES
+from vlm_pipeline.formatting.probes import probes_file
 from vlm_pipeline.formatting.stage import formatted_versions, read_formatted
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, read_manifest, require
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
@@ -34,6 +36,7 @@ def make_metrics(task: Task, store: TaskStore, predictor: Any, log: Callable[[st
         **require(store, [f"predictions/{name}"], f"Materialize predictions/{name}."),
         "rows": combined_version(formatted_versions(task, store)),
         "scorers": content_hash([scorer_version(settings) for settings in task.scorers]),
+        **require(store, ["probes"], "Materialize probes."),
         "thresholds": task.settings_hash("thresholds"),
         "code": code_version("scoring"),
     }
@@ -56,7 +59,8 @@ def _score(task: Task, store: TaskStore, name: str) -> Artifact:
     from vlm_pipeline.scoring.metrics import compute_metrics
     from vlm_pipeline.scoring.table import score_table, write_scores
 
-    predictions = pq.read_table(store.path("predictions", f"{name}.parquet")).to_pylist()
+    answered = pq.read_table(store.path("predictions", f"{name}.parquet")).to_pylist()
+    predictions = [row for row in answered if row["split"] != PROBES]
     splits = sorted({row["split"] for row in predictions})
     rows = read_formatted(task, store, splits, SCORED_COLUMNS)
     scorers = [build_scorer(settings) for settings in task.scorers]
@@ -72,10 +76,22 @@ def _score(task: Task, store: TaskStore, name: str) -> Artifact:
         result["splits"][split] = compute_metrics(
             of_split, predictions, predictor=name, bars=bars, extraction_bar=task.thresholds.extraction
         )
+    result["probes"] = _probes(task, [row for row in answered if row["split"] == PROBES], name, scorers[0])
     path, scores_path = store.path("metrics", f"{name}.json"), store.path("metrics", f"{name}.parquet")
     write_scores(scores_path, scores)
     write_json(path, result)
     return Artifact(content_hash(_without_usage(result)), _describe(result), (path, scores_path))
+
+
+def _probes(task: Task, answers: list[dict[str, Any]], name: str, scorer: Any) -> dict[str, Any] | None:
+    from vlm_pipeline.scoring.probes import read_probes, score_probes
+
+    path = probes_file(task)
+    if path is None:
+        return None
+    return score_probes(
+        read_probes(path), answers, predictor=name, answer_scorer=scorer, bar=task.thresholds.probes
+    )
 
 
 def _without_usage(result: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +116,9 @@ def _describe(result: dict[str, Any]) -> dict[str, Any]:
             for metric, figure in figures["metrics"].items():
                 if figure.get("estimate") is not None:
                     metadata[f"{split}_{scorer}_{metric}"] = float(figure["estimate"])
+    if result.get("probes"):
+        metadata["probes_passed"] = result["probes"]["n_passed"]
+        metadata["probes"] = result["probes"]["sentence"]
     test = result["splits"].get("test") or next(iter(result["splits"].values()), None)
     if test:
         metadata["figures"] = {"table": _figures_table(test)}

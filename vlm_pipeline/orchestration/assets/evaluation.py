@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from vlm_pipeline.formatting.probes import make_probes
 from vlm_pipeline.inference.stage import make_predictions
 from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
 from vlm_pipeline.orchestration.recording import record
@@ -15,6 +16,14 @@ from vlm_pipeline.task import Task
 
 
 def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
+    @dg.asset(
+        key=key(task, "probes"),
+        description="One row per hand-written critical question, rendered as the task's own rows are.",
+        **common(task, "3_evaluation", "parquet", "yaml"),
+    )
+    def probes(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
+        return record(make_probes(loop.task(task), loop.store(task), context.log.info))
+
     per_model = [asset for predictor in task.predictors for asset in _model_assets(task, predictor)]
     metrics_keys = [key(task, "metrics", predictor.name) for predictor in task.predictors]
 
@@ -48,14 +57,14 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
     def report(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_report(loop.task(task), loop.store(task), context.log.info))
 
-    return [*per_model, comparison, weak_sections, report]
+    return [probes, *per_model, comparison, weak_sections, report]
 
 
 def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
     """predictions/<model> and metrics/<model>; nobody is measured before the base is."""
     name = predictor.name
     local = isinstance(predictor, TransformersPredictor)
-    upstream = [key(task, "formatted_examples")]
+    upstream = [key(task, "formatted_examples"), key(task, "probes")]
     if local and predictor.adapter == "trained":
         upstream.append(key(task, "adapter"))
     base_metrics = [] if name == task.base.name else [key(task, "metrics", task.base.name)]
