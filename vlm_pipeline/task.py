@@ -19,6 +19,8 @@ from vlm_pipeline.settings.data import (
     SourceSettings,
     SplitSettings,
 )
+from vlm_pipeline.settings.judging import JudgingSettings
+from vlm_pipeline.settings.mcp import McpScorerSettings
 from vlm_pipeline.settings.predictors import GenerationSettings, PredictorSettings, TransformersPredictor
 from vlm_pipeline.settings.scoring import ScorerSettings
 from vlm_pipeline.settings.training import PRESETS, LoraSettings, QuantizationSettings, TrainingSettings
@@ -51,6 +53,8 @@ class Task(Settings):
     generation: GenerationSettings = GenerationSettings()
     predictors: list[PredictorSettings] = Field(min_length=1)
     scorers: list[ScorerSettings] = Field(min_length=1)  # the first one gives the headline metric
+    judging: JudgingSettings = JudgingSettings()
+    mcp_scorers: list[McpScorerSettings] = []
     thresholds: ThresholdSettings = ThresholdSettings()
     probes: str | None = "probes.yaml"
     budget: BudgetSettings = BudgetSettings()

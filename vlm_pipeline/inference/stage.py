@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.formatting.probes import SPLIT as PROBES
 from vlm_pipeline.formatting.probes import probe_tables
 from vlm_pipeline.formatting.stage import formatted_paths, processor_identity, splits_version
-from vlm_pipeline.manifest import Artifact, make_once, require
-from vlm_pipeline.settings.predictors import TransformersPredictor
-from vlm_pipeline.store import TaskStore, content_hash
+from vlm_pipeline.manifest import Artifact, make_once, read_manifest, require
+from vlm_pipeline.settings.predictors import (
+    OpenAICompatiblePredictor,
+    OpenAIFineTunedPredictor,
+    TransformersPredictor,
+)
+from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import base_identity, current_adapter
 
@@ -24,11 +29,16 @@ def make_predictions(
     store: TaskStore,
     predictor: Any,
     run_payload: Payload,
+    *,
     picked: bool,
+    run_id: str,
     log: Callable[[str], None],
 ) -> Artifact:
-    """`predictions/<name>.parquet`, or a status that says why there is none ("not run: …")."""
-    reason = unavailable(store, predictor, picked)
+    """`predictions/<name>.parquet`, or a status that says why there is none ("not run: …", "pending: …").
+
+    `run_id` names the ledger that the hosted predictors of one run share. Rows that failed are asked again.
+    """
+    reason = unavailable(task, store, predictor, picked)
     if reason:
         log(f"{predictor.name} {reason}")
         return make_once(
@@ -40,10 +50,16 @@ def make_predictions(
         "generation": content_hash(task.generation_of(predictor).model_dump(mode="json")),
         "predictor": content_hash(predictor.model_dump(mode="json", exclude={"label", "generation"})),
     }
+    if isinstance(predictor, OpenAIFineTunedPredictor):
+        inputs["model"] = read_json(fine_tune_info(store))["fine_tuned_model"]
     if isinstance(predictor, TransformersPredictor):
         inputs["base"] = base_identity(task, store)
         if predictor.adapter == "trained":
             inputs |= require(store, ["adapter"], "Materialize the adapter.")
+
+    before = read_manifest(store, f"predictions/{predictor.name}")
+    if before and before["metadata"].get("failed"):
+        inputs["failed rows"] = run_id
 
     def make() -> Artifact:
         from vlm_pipeline.inference.prediction import predictions_version
@@ -59,6 +75,7 @@ def make_predictions(
                 ],
                 "splits": [*EVALUATED, PROBES],
                 "predictors": [predictor.name],
+                "run_id": run_id,
                 "adapters": {predictor.name: adapter_folder(store, predictor)},
             }
         )
@@ -69,7 +86,7 @@ def make_predictions(
     return make_once(store, f"predictions/{predictor.name}", inputs, make, log)
 
 
-def unavailable(store: TaskStore, predictor: Any, picked: bool) -> str | None:
+def unavailable(task: Task, store: TaskStore, predictor: Any, picked: bool) -> str | None:
     """Why this predictor cannot answer now; None when it can."""
     from vlm_pipeline.inference.predictors import availability
 
@@ -77,7 +94,53 @@ def unavailable(store: TaskStore, predictor: Any, picked: bool) -> str | None:
         return "not run: not picked in this run"
     if isinstance(predictor, TransformersPredictor):
         return None
-    return availability(predictor)
+    fine_tuned = isinstance(predictor, OpenAIFineTunedPredictor)
+    info = read_json(fine_tune_info(store), default={}) if fine_tuned else None
+    return availability(predictor, budget_usd=_budget(task, predictor), fine_tune=info)
+
+
+def _budget(task: Task, predictor: Any) -> float | None:
+    """What may be spent; a server of one's own without a price costs nothing."""
+    free = isinstance(predictor, OpenAICompatiblePredictor) and predictor.price is None
+    return None if free else task.budget.money_usd
+
+
+def fine_tune_info(store: TaskStore) -> Path:
+    return store.path("openai", "fine_tune_info.json")
+
+
+def make_fine_tune(
+    task: Task,
+    store: TaskStore,
+    predictor: OpenAIFineTunedPredictor,
+    *,
+    run_id: str,
+    log: Callable[[str], None],
+) -> Artifact:
+    """Submit the hosted fine-tuning job of the present rows, or find it; nothing is waited for unless `wait` is set.
+
+    Not remembered by input hashes: the job's state changes by itself, and `submit` never starts a second one.
+    """
+    from vlm_pipeline.inference.openai_finetune import client_for, submit, wait
+    from vlm_pipeline.inference.predictors import availability
+
+    reason = availability(predictor, budget_usd=task.budget.money_usd)
+    if reason:
+        log(reason)
+        return Artifact(content_hash(reason), {"status": reason}, reason=reason)
+    from vlm_pipeline.inference.budget import Budget
+
+    info_path, client = fine_tune_info(store), client_for(predictor)
+    budget = Budget(task.budget.money_usd, store.path("spend", f"{run_id}.jsonl"))
+    train, val = (store.path("openai", f"{split}_with_images.jsonl") for split in ("train", "val"))
+    info = submit(train, val, predictor, info_path=info_path, budget=budget, client=client, say=log)
+    if predictor.wait:
+        info = wait(info_path, client, say=log)
+    metadata = {"status": info["status"], "job": info["job_id"], "model": info.get("fine_tuned_model")}
+    metadata["estimated_usd"] = float(info["estimate"]["usd"])
+    return Artifact(
+        content_hash([info["key"], info["status"]]), metadata, (info_path,), reason=info["status"]
+    )
 
 
 def conditions(task: Task, predictor: Any) -> dict[str, Any]:

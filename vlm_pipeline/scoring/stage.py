@@ -38,6 +38,7 @@ def make_metrics(task: Task, store: TaskStore, predictor: Any, log: Callable[[st
         "scorers": content_hash([scorer_version(settings) for settings in task.scorers]),
         **require(store, ["probes"], "Materialize probes."),
         "thresholds": task.settings_hash("thresholds"),
+        "judging": task.settings_hash("judging", "mcp_scorers"),
         "code": code_version("scoring"),
     }
 
@@ -48,12 +49,12 @@ def make_metrics(task: Task, store: TaskStore, predictor: Any, log: Callable[[st
             result: dict[str, Any] = {"predictor": name, "status": status, "splits": {}}
             write_json(path, result)
             return Artifact(content_hash(result), {"status": status}, (path,))
-        return _score(task, store, name)
+        return _score(task, store, name, log)
 
     return make_once(store, f"metrics/{name}", inputs, make, log)
 
 
-def _score(task: Task, store: TaskStore, name: str) -> Artifact:
+def _score(task: Task, store: TaskStore, name: str, log: Callable[[str], None]) -> Artifact:
     import pyarrow.parquet as pq
 
     from vlm_pipeline.scoring.metrics import compute_metrics
@@ -65,6 +66,8 @@ def _score(task: Task, store: TaskStore, name: str) -> Artifact:
     rows = read_formatted(task, store, splits, SCORED_COLUMNS)
     scorers = [build_scorer(settings) for settings in task.scorers]
     scores = score_table(scorers, rows, predictions)
+    judged, external = _from_elsewhere(task, store, rows, predictions, log)
+    scores += judged
     bars = (
         {task.scorers[0].column_name: task.thresholds.primary}
         if task.thresholds.primary is not None
@@ -76,11 +79,40 @@ def _score(task: Task, store: TaskStore, name: str) -> Artifact:
         result["splits"][split] = compute_metrics(
             of_split, predictions, predictor=name, bars=bars, extraction_bar=task.thresholds.extraction
         )
+    result["external"] = external
     result["probes"] = _probes(task, [row for row in answered if row["split"] == PROBES], name, scorers[0])
     path, scores_path = store.path("metrics", f"{name}.json"), store.path("metrics", f"{name}.parquet")
     write_scores(scores_path, scores)
     write_json(path, result)
     return Artifact(content_hash(_without_usage(result)), _describe(result), (path, scores_path))
+
+
+def _from_elsewhere(
+    task: Task,
+    store: TaskStore,
+    rows: list[dict[str, Any]],
+    predictions: list[dict[str, Any]],
+    log: Callable[[str], None],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Scores of judges and MCP tools on test rows, and what became of each; one that cannot run is no number."""
+    tested = [row for row in predictions if row["split"] == "test"]
+    scores: list[dict[str, Any]] = []
+    summaries: dict[str, Any] = {}
+    if task.judging.judges:
+        from vlm_pipeline.scoring.judge import judge_table
+
+        found, summaries["judging"] = judge_table(
+            task.judging, rows, tested, cache_folder=store.cache, task_folder=task.root
+        )
+        scores += found
+    for settings in task.mcp_scorers:
+        from vlm_pipeline.scoring.mcp_scorer import mcp_score_table
+
+        found, summaries[settings.name] = mcp_score_table(settings, rows, tested, cache_folder=store.cache)
+        scores += found
+    for name, summary in summaries.items():
+        log(f"{name}: {summary['status']}")
+    return scores, summaries
 
 
 def _probes(task: Task, answers: list[dict[str, Any]], name: str, scorer: Any) -> dict[str, Any] | None:

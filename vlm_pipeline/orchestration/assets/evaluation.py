@@ -5,13 +5,14 @@ from typing import Any
 import dagster as dg
 
 from vlm_pipeline.formatting.probes import make_probes
-from vlm_pipeline.inference.stage import make_predictions
+from vlm_pipeline.inference.stage import make_fine_tune, make_predictions
+from vlm_pipeline.manifest import Artifact
 from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
 from vlm_pipeline.orchestration.recording import record
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
 from vlm_pipeline.reporting.stage import make_report
 from vlm_pipeline.scoring.stage import make_comparison, make_metrics, make_weak_sections
-from vlm_pipeline.settings.predictors import TransformersPredictor
+from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor, TransformersPredictor
 from vlm_pipeline.task import Task
 
 
@@ -67,6 +68,8 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
     upstream = [key(task, "formatted_examples"), key(task, "probes")]
     if local and predictor.adapter == "trained":
         upstream.append(key(task, "adapter"))
+    fine_tune = _fine_tune_assets(task, predictor)
+    upstream += [asset.key for asset in fine_tune]
     base_metrics = [] if name == task.base.name else [key(task, "metrics", task.base.name)]
 
     @dg.asset(
@@ -101,4 +104,31 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
     def metrics(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_metrics(loop.task(task), loop.store(task), predictor, context.log.info))
 
-    return [predictions, metrics]
+    return [*fine_tune, predictions, metrics]
+
+
+def _fine_tune_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
+    """openai_finetune/<model>: the hosted job. It takes hours: submitted or found here, a sensor notices its end."""
+    if not isinstance(predictor, OpenAIFineTunedPredictor):
+        return []
+
+    @dg.asset(
+        key=key(task, "openai_finetune", predictor.name),
+        deps=[key(task, "openai_jsonl")],
+        description=f"The hosted fine-tuning job of {predictor.model} on the present train rows. Submitted or found; "
+        "the run does not wait for it unless the predictor's `wait` is set.",
+        **common(task, "2_training", "openai"),
+    )
+    def openai_finetune(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
+        if "openai_finetune" in loop.skip or not loop.picked(predictor.name):
+            return record(
+                Artifact(
+                    "skipped", {"status": "not run: left out of this run"}, reason="left out of this run"
+                )
+            )
+        made = make_fine_tune(
+            loop.task(task), loop.store(task), predictor, run_id=context.run_id, log=context.log.info
+        )
+        return record(made)
+
+    return [openai_finetune]
