@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from vlm_pipeline.examples.example import Example
@@ -24,6 +25,7 @@ class _Text:
     split: str
     answer: bytes
     grams: np.ndarray[Any, Any]  # sorted uint32
+    signature: Any  # datasketch.MinHash
 
 
 class NearTexts:
@@ -35,7 +37,8 @@ class NearTexts:
         self._texts: list[_Text] = []
 
     def add(self, row: Example, question: str, answer: bytes) -> None:
-        self._texts.append(_Text(row.id, str(row.split), answer, sketch(question)))
+        grams = sketch(question)
+        self._texts.append(_Text(row.id, str(row.split), answer, grams, _minhash(grams)))
 
     def find(self) -> list[Near]:
         """Blocking: pairs with one answer, searched among the rows of each answer. Reported: pairs with others."""
@@ -57,18 +60,20 @@ class NearTexts:
         for text in texts:
             sizes[text.split] += 1
         largest = max(sizes, key=lambda split: sizes[split])
-        index = MinHashLSH(threshold=self._threshold, num_perm=_PERMUTATIONS, weights=(0.2, 0.8))
+        # Bands and rows are given, since the library would integrate for seconds to find them: at 8 x 8 a pair of
+        # similarity 0.9 is found with 0.99, at 16 x 4 one of 0.7.
+        bands = (8, 8) if self._threshold >= 0.85 else (16, 4)
+        index = MinHashLSH(num_perm=_PERMUTATIONS, params=bands)
         found: list[Near] = []
         for number in sorted(range(len(texts)), key=lambda number: texts[number].split == largest):
             text = texts[number]
-            signature = _minhash(text.grams)
-            other = self._match(text, [texts[key] for key in index.query(signature)], same_answer)
+            other = self._match(text, [texts[key] for key in index.query(text.signature)], same_answer)
             if other is not None:
                 found.append(self._near(text, other, same_answer))
                 if len(found) >= limit:
                     break
             if text.split != largest:
-                index.insert(number, signature, check_duplication=False)
+                index.insert(number, text.signature, check_duplication=False)
         return found
 
     def _match(self, text: _Text, candidates: list[_Text], same_answer: bool) -> _Text | None:
@@ -122,6 +127,15 @@ def jaccard(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 def _minhash(grams: np.ndarray[Any, Any]) -> Any:
     from datasketch import MinHash
 
-    signature = MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
+    blank = _blank_minhash()
+    signature = MinHash(_PERMUTATIONS, hashfunc=int, permutations=blank.permutations, scheme=blank.scheme)
     signature.update_batch(grams.tolist())
     return signature
+
+
+@cache
+def _blank_minhash() -> Any:
+    """Its permutations are shared: drawing them anew for every text would take most of the time."""
+    from datasketch import MinHash
+
+    return MinHash(_PERMUTATIONS, hashfunc=int)

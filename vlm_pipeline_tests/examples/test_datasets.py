@@ -1,0 +1,73 @@
+"""Hugging Face datasets, saved or streamed, read like any file; pictures stay encoded until they are checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlm_pipeline.examples import detect_format, read_examples
+from vlm_pipeline.examples.containers import dataset_rows
+from vlm_pipeline_tests.examples.rows import chat, picture, read
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Any:
+    import datasets
+
+    text = datasets.Value("string")
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "conversations": [{"role": text, "content": text}],
+            "metadata": {"section": text, "answer": datasets.Value("float64")},
+        }
+    )
+    rows = [
+        {"image": picture(1), **chat("A?"), "metadata": {"section": "one", "answer": 5.0}},
+        {"image": None, **chat("B?"), "metadata": {"section": "one", "answer": None}},
+        {"image": picture(3), **chat("C?", ""), "metadata": None},
+    ]
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+def test_a_saved_dataset_with_splits_keeps_them_and_sets_bad_rows_aside(dataset: Any, tmp_path: Path) -> None:
+    import datasets
+
+    other = dataset.select([1]).map(lambda row: {"conversations": chat("D?")["conversations"]})
+    datasets.DatasetDict({"train": dataset, "validation": other}).save_to_disk(str(tmp_path / "saved"))
+    examples, bad = read(tmp_path / "saved")
+    assert [(row.question, row.source.split, len(row.images)) for row in examples] == [
+        ("A?", "train", 1),
+        ("B?", "train", 0),
+        ("D?", "val", 0),
+    ]
+    assert examples[0].images[0].data is not None and examples[0].images[0].format == "PNG"
+    assert examples[0].metadata == {"section": "one", "answer": 5.0} and examples[1].metadata == {
+        "section": "one"
+    }
+    assert [(record.kind, record.line) for record in bad] == [("empty_answer", 3)] and bad[0].file.endswith(
+        "saved#train"
+    )
+    assert detect_format(tmp_path / "saved").format == "conversations_role"
+
+
+def test_a_dataset_without_splits_leaves_the_split_to_the_task(dataset: Any, tmp_path: Path) -> None:
+    dataset.save_to_disk(str(tmp_path / "saved"))
+    assert {row.source.split for row in read(tmp_path / "saved")[0]} == {None}
+
+
+def test_a_streamed_dataset_gives_the_same_rows_as_a_loaded_one(dataset: Any) -> None:
+    loaded, streamed = (list(dataset_rows(each)) for each in (dataset, dataset.to_iterable_dataset()))
+    assert [row.row for row in loaded] == [row.row for row in streamed] and len(loaded) == 3
+    assert isinstance(loaded[0].row["image"]["bytes"], bytes)  # type: ignore[index]
+
+
+def test_a_dataset_id_that_cannot_be_loaded_is_an_error_that_says_both_readings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="neither a file or folder here nor a dataset"):
+        read_examples("nobody/nothing-of-this-name")
