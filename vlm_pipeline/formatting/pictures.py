@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_pipeline.formatting.template import RenderError, image_processor_of, image_settings
@@ -42,16 +43,23 @@ def open_image(ref: ImageRef) -> Image:
         ) from error
 
 
-_sizes: dict[str, tuple[int, int]] = {}
+_sizes: dict[tuple[Any, ...], tuple[int, int]] = {}
 
 
 def visible_size(ref: ImageRef) -> tuple[int, int]:
     """(height, width) of the upright picture in pixels, read from its header (cameras store rotation as a tag)."""
-    size = _sizes.get(ref.sha256)
+    key: tuple[Any, ...] = (ref.sha256,)
+    if ref.path is not None:
+        try:
+            status = Path(ref.path).stat()
+        except OSError as error:
+            raise _unreadable(ref, error) from error
+        key = (ref.path, status.st_size, status.st_mtime_ns)
+    size = _sizes.get(key)
     if size is None:
         if len(_sizes) >= _KNOWN_SIZES:
             _sizes.clear()
-        size = _sizes[ref.sha256] = _read_size(ref)
+        size = _sizes[key] = _read_size(ref)
     return size
 
 
@@ -68,6 +76,12 @@ def _read_size(ref: ImageRef) -> tuple[int, int]:
             "restore or remove the file",
         ) from error
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _unreadable(ref: ImageRef, error: Exception) -> RenderError:
+    return RenderError(
+        17, f"picture {ref.path or ref.sha256[:12]} cannot be read ({error})", "restore or remove the file"
+    )
 
 
 class PictureCounter:

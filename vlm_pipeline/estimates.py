@@ -1,0 +1,171 @@
+"""Tokens, time and money, counted ahead: the one place for these formulas. Prices are passed in.
+
+Text is counted by the tokenizer of the base model where one is given. Hosted models' own vocabularies are not part of
+this project, so for them a count is an upper bound by bytes; provider image rules are published and exact up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Detail = Literal["low", "high", "auto"]
+
+_MESSAGE_OVERHEAD = (
+    3  # role and separators of a chat turn (OpenAI cookbook, "How to count tokens with tiktoken")
+)
+_REPLY_OVERHEAD = 3
+_PATCH = 32  # pixels
+_PATCH_BUDGET = 1536
+_PATCH_FACTORS = {
+    "gpt-4.1-mini": 1.62,
+    "gpt-4.1-nano": 2.46,
+    "gpt-5-mini": 1.62,
+    "gpt-5-nano": 2.46,
+    "o4-mini": 1.72,
+}
+_TILES = {
+    "gpt-4o-mini": (2833, 5667),
+    "gpt-5": (70, 140),
+    "o1": (75, 150),
+    "o3": (75, 150),
+}  # base, each 512-pixel tile
+_DEFAULT_TILES = (85, 170)  # gpt-4o, gpt-4.1 and their fine-tunes
+
+
+def text_tokens(text: str) -> int:
+    """Upper bound of a hosted model's tokens for ordinary text: a token has three bytes or more, on average."""
+    return math.ceil(len(text.encode("utf-8", "replace")) / 3)
+
+
+def image_tokens(model: str, width: int, height: int, detail: Detail = "high") -> int:
+    """Tokens that a provider bills for a picture of width x height pixels, by its published rule.
+
+    OpenAI: 512-pixel tiles, or 32-pixel patches up to 1,536 of them; Anthropic: width x height / 750.
+    Sources: OpenAI "Images and vision" guide, Anthropic "Vision" guide. `auto` is counted as `high`.
+    """
+    if width <= 0 or height <= 0:
+        raise ValueError(f"a picture of {width} x {height} pixels has no tokens")
+    name = model.split(":")[1] if model.startswith("ft:") else model
+    if name.startswith("claude"):
+        scale = min(1.0, 1568 / max(width, height))
+        return min(1600, math.ceil(width * scale * height * scale / 750))
+    for family, factor in _PATCH_FACTORS.items():
+        if name.startswith(family):
+            return math.ceil(_patches(width, height) * factor)
+    base, tile = next((cost for family, cost in _TILES.items() if name.startswith(family)), _DEFAULT_TILES)
+    if detail == "low":
+        return base
+    scale = min(1.0, 2048 / max(width, height))
+    width, height = width * scale, height * scale
+    scale = min(1.0, 768 / min(width, height))
+    return base + tile * math.ceil(round(width * scale) / 512) * math.ceil(round(height * scale) / 512)
+
+
+def _patches(width: float, height: float) -> int:
+    """32-pixel patches after the picture is shrunk to the budget, side by side whole."""
+    patches = math.ceil(width / _PATCH) * math.ceil(height / _PATCH)
+    if patches <= _PATCH_BUDGET:
+        return patches
+    shrink = math.sqrt(_PATCH_BUDGET * _PATCH**2 / (width * height))
+    across, down = width * shrink / _PATCH, height * shrink / _PATCH
+    shrink *= min(math.floor(across) / across, math.floor(down) / down)
+    return min(
+        _PATCH_BUDGET, math.ceil(round(width * shrink) / _PATCH) * math.ceil(round(height * shrink) / _PATCH)
+    )
+
+
+def conversation_tokens(
+    messages: Iterable[dict[str, Any]], model: str, sizes: Iterable[tuple[int, int]] = (), tools: Any = None
+) -> int:
+    """Tokens of an OpenAI-style conversation. sizes: (width, height) of its pictures in pixels."""
+    import json
+
+    total = _REPLY_OVERHEAD
+    for message in messages:
+        content = message.get("content") or ""
+        texts = (
+            [content]
+            if isinstance(content, str)
+            else [part["text"] for part in content if part.get("type") == "text"]
+        )
+        if message.get("tool_calls"):
+            texts.append(json.dumps(message["tool_calls"], ensure_ascii=False))
+        total += _MESSAGE_OVERHEAD + sum(map(text_tokens, texts))
+    if tools:
+        total += text_tokens(json.dumps(tools, ensure_ascii=False))
+    return total + sum(image_tokens(model, width, height) for width, height in sizes)
+
+
+def hosted_epochs(examples: int) -> int:
+    """Epochs that OpenAI picks when none are given: 3, more for small sets, fewer for large ones (their cookbook)."""
+    if examples * 3 < 100:
+        return min(25, max(1, 100 // max(1, examples)))
+    return max(1, 25_000 // examples) if examples * 3 > 25_000 else 3
+
+
+@dataclass(frozen=True)
+class FineTuneEstimate:
+    """What a hosted fine-tune takes; cost_usd is None where no price is known."""
+
+    examples: int
+    tokens_per_epoch: int
+    epochs: int
+    billed_tokens: int
+    cost_usd: float | None
+
+
+def hosted_fine_tune(
+    example_tokens: Iterable[int],
+    usd_per_million: float | None,
+    epochs: int | None = None,
+    max_tokens_per_example: int = 65_536,
+) -> FineTuneEstimate:
+    """Billed tokens and price of a hosted fine-tune. example_tokens: tokens of each example; longer ones are cut there."""
+    examples = tokens = 0
+    for count in example_tokens:
+        examples += 1
+        tokens += min(count, max_tokens_per_example)
+    passes = epochs or hosted_epochs(examples)
+    billed = tokens * passes
+    cost = None if usd_per_million is None else billed * usd_per_million / 1e6
+    return FineTuneEstimate(examples, tokens, passes, billed, cost)
+
+
+def optimizer_steps(rows: int, rows_per_step: int, epochs: float, max_steps: int | None = None) -> int:
+    """Optimizer steps of a run without packing: every epoch ends with a step, however small."""
+    if rows <= 0 or rows_per_step <= 0:
+        raise ValueError(f"no steps from {rows} rows of {rows_per_step} a step")
+    steps = math.ceil(math.ceil(rows / rows_per_step) * epochs)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
+def lora_training_memory(
+    base_parameters: int,
+    trainable_parameters: int,
+    layers: int,
+    hidden: int,
+    tokens: int,
+    supervised_tokens: int,
+    vocabulary: int,
+    *,
+    base_bytes: float = 2.0,
+    activation_bytes: int = 2,
+    checkpointing: bool = False,
+) -> int:
+    """Bytes at the peak of a LoRA step: weights, adapter with AdamW state, activations, logits of supervised tokens.
+
+    base_bytes: 2 in bf16, 4 in float32, about 0.55 in NF4. Activations by Korthikanti et al. 2022
+    (arXiv:2205.05198) for attention that keeps no score matrix: about 34 values a token, layer and hidden unit at
+    two bytes, 2 with checkpointing. An estimate to be compared with measured peaks, not a bound.
+    """
+    weights = base_parameters * base_bytes
+    adapter = trainable_parameters * (4 + 4 + 8)  # float32 weights, gradients, two AdamW moments
+    kept = (2 if checkpointing else 17) * activation_bytes
+    activations = tokens * hidden * layers * kept + (
+        tokens * hidden * 17 * activation_bytes if checkpointing else 0
+    )
+    logits = supervised_tokens * vocabulary * 4 * 2  # float32 logits and their gradient
+    return int(weights + adapter + activations + logits)

@@ -1,0 +1,136 @@
+"""`openai/{train,val}_{with_images,text_only}.jsonl` for the fine-tuning API, streamed from formatted tables."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.examples.example import ImageRef
+from vlm_pipeline.formatting.conversation import Conversation
+from vlm_pipeline.formatting.table import read_formatted_rows
+from vlm_pipeline.settings.data import PromptSettings
+from vlm_pipeline.store import atomic_path
+
+KINDS = ("with_images", "text_only")
+SPLITS = ("train", "val")
+_COLUMNS = ["id", "split", "messages", "tools", "images", "image_sha256"]
+_TAKEN = {"PNG", "JPEG", "WEBP"}
+_MODES = {"RGB", "RGBA"}
+
+
+@dataclass(frozen=True)
+class JsonlFile:
+    path: Path
+    rows: int
+    images: int
+    bytes: int
+
+
+def write_openai_jsonl(
+    tables: Iterable[Path | str],
+    folder: Path | str,
+    prompt: PromptSettings,
+    image_url: Callable[[str], str | None] = lambda path: None,
+) -> dict[str, JsonlFile]:
+    """Write the four files, atomically and in table order; returns them by name (`train_with_images`, …).
+
+    image_url: the public URL of a picture's path, or None to send it inside the row as base64. Assistant turns that
+    the task does not supervise (worked examples, earlier turns) get weight 0, so that the hosted model learns the
+    same tokens as the local one. Pictures of other formats or colour modes than the API takes become RGB PNG.
+    """
+    folder = Path(folder)
+    names = [f"{split}_{kind}" for split in SPLITS for kind in KINDS]
+    counts = {name: [0, 0] for name in names}
+    with ExitStack() as stack:
+        paths = {name: stack.enter_context(atomic_path(folder / f"{name}.jsonl")) for name in names}
+        files = {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in paths.items()}
+        for row in read_formatted_rows(list(tables), _COLUMNS):
+            if row["split"] not in SPLITS:
+                continue
+            for kind in KINDS:
+                line = openai_line(row, prompt, kind == "with_images", image_url)
+                name = f"{row['split']}_{kind}"
+                files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
+                counts[name][0] += 1
+                counts[name][1] += len(row["images"]) if kind == "with_images" else 0
+    return {
+        name: JsonlFile(path, *counts[name], path.stat().st_size)
+        for name in names
+        for path in [folder / f"{name}.jsonl"]
+    }
+
+
+def openai_line(
+    row: dict[str, Any],
+    prompt: PromptSettings,
+    with_images: bool = True,
+    image_url: Callable[[str], str | None] = lambda path: None,
+) -> dict[str, Any]:
+    """One training example of the API from one formatted row: what a hosted predictor is asked, plus the answers."""
+    from vlm_pipeline.inference.chat import openai_chat
+
+    messages = json.loads(row["messages"])
+    if not with_images:
+        messages = [_without_pictures(message) for message in messages]
+    images = [
+        _acceptable(path, digest) for path, digest in zip(row["images"], row["image_sha256"], strict=True)
+    ]
+    tools = json.loads(row["tools"]) if row["tools"] else None
+    body = openai_chat(Conversation(messages, images if with_images else [], tools))
+    for message in body["messages"]:
+        for part in message["content"] if isinstance(message["content"], list) else ():
+            if part["type"] == "image_url":
+                part["image_url"].setdefault("detail", "high")
+    if with_images:
+        _use_urls(body["messages"], [image_url(path) for path in row["images"]])
+    answers = [i for i, message in enumerate(body["messages"]) if message["role"] == "assistant"]
+    unsupervised = answers[:-1] if prompt.supervise == "last" else answers[: len(prompt.few_shot)]
+    for index in unsupervised:
+        body["messages"][index]["weight"] = 0
+    for message in body["messages"]:
+        if message["role"] == "assistant" and not message["content"] and message.get("tool_calls"):
+            message["content"] = None
+    return body
+
+
+def _use_urls(messages: list[dict[str, Any]], urls: list[str | None]) -> None:
+    parts = [
+        p
+        for m in messages
+        if isinstance(m["content"], list)
+        for p in m["content"]
+        if p["type"] == "image_url"
+    ]
+    for part, url in zip(parts, urls, strict=True):
+        if url is not None:
+            part["image_url"]["url"] = url
+
+
+def _without_pictures(message: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(message["content"], str):
+        return message
+    return {
+        **message,
+        "content": "".join(part["text"] for part in message["content"] if part["type"] == "text"),
+    }
+
+
+@lru_cache(maxsize=256)
+def _acceptable(path: str, digest: str) -> ImageRef:
+    """The picture as it is, or as RGB PNG where the API would not take it."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        if image.format in _TAKEN and image.mode in _MODES:
+            return ImageRef(path, None, digest, *image.size, image.format)
+        upright = ImageOps.exif_transpose(image)
+        plain = upright.convert("RGBA" if "A" in upright.mode or "transparency" in upright.info else "RGB")
+    buffer = io.BytesIO()
+    plain.save(buffer, "PNG")
+    return ImageRef(None, buffer.getvalue(), digest, *plain.size, "PNG")

@@ -1,0 +1,364 @@
+"""Offline check of a fine-tuning JSONL file against the documented limits of the hosted API, before it is uploaded.
+
+Limits as documented by OpenAI ("Supervised fine-tuning", "Vision fine-tuning") and Microsoft ("Vision fine-tuning" of
+Azure OpenAI), read in November 2026. What no offline check can know is said once: pictures of people, faces, children
+and CAPTCHAs are left out of training by the provider without an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.estimates import conversation_tokens
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_LINE_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
+_MESSAGE_KEYS = {
+    "role",
+    "content",
+    "name",
+    "weight",
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "refusal",
+}
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_URI = re.compile(r"data:(image/[a-z+.-]+);base64,(.*)", re.DOTALL)
+_MEDIA = {"image/jpeg": "JPEG", "image/jpg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
+UNCHECKABLE = "pictures with people, faces, children or CAPTCHAs are dropped by the provider without an error; look for them yourself"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one provider takes."""
+
+    name: str = "OpenAI"
+    min_examples: int = 10
+    max_image_examples: int = 50_000
+    max_images: int = 10  # in one example
+    max_image_bytes: int = 10 * 1024 * 1024
+    max_file_bytes: int = 512 * 1024 * 1024
+    max_tokens: int = 65_536  # of one training example (gpt-4o-2024-08-06, gpt-4.1); longer ones are cut
+    max_tools: int = 128
+    modes: tuple[str, ...] = ("RGB", "RGBA")
+
+
+OPENAI = Limits()
+AZURE = Limits(name="Azure OpenAI", max_images=64)
+
+
+@dataclass(frozen=True)
+class JsonlFinding:
+    """One broken rule. line: 1-based, None for the file as a whole. Non-blocking ones are accepted by the API."""
+
+    rule: str
+    message: str
+    line: int | None = None
+    blocking: bool = True
+
+    def __str__(self) -> str:
+        return f"{f'line {self.line}' if self.line else 'the file'}: {self.message}"
+
+
+@dataclass
+class JsonlReport:
+    path: Path
+    limits: Limits
+    examples: int = 0
+    image_examples: int = 0
+    images: int = 0
+    tokens: int = 0
+    longest: int = 0
+    bytes: int = 0
+    findings: list[JsonlFinding] = field(default_factory=list)
+
+    @property
+    def blocking(self) -> list[JsonlFinding]:
+        return [finding for finding in self.findings if finding.blocking]
+
+
+def validate_jsonl(
+    path: Path | str,
+    model: str = "gpt-4o-2024-08-06",
+    limits: Limits = OPENAI,
+    *,
+    validation: bool = False,
+    known_lines: set[bytes] | None = None,
+    max_findings: int = 1_000,
+) -> JsonlReport:
+    """Check every line. Streams: memory holds one line and a 16-byte hash of each.
+
+    validation: a validation file may have fewer than the minimum of examples. known_lines: hashes of the training
+    file's lines (filled when given for the training file), to report rows that stand in both.
+    """
+    path = Path(path)
+    report = JsonlReport(path, limits, bytes=path.stat().st_size)
+    pictures = _Pictures(limits)
+    seen: set[bytes] = set()
+
+    def add(rule: str, message: str, line: int | None = None, blocking: bool = True) -> None:
+        if len(report.findings) < max_findings:
+            report.findings.append(JsonlFinding(rule, message, line, blocking))
+
+    if report.bytes > limits.max_file_bytes:
+        add(
+            "file_size",
+            f"{report.bytes:,} bytes, {limits.name} takes {limits.max_file_bytes:,}; use URLs or smaller pictures",
+        )
+    with path.open("rb") as handle:
+        for number, raw in enumerate(handle, start=1):
+            if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
+                add("encoding", "the file starts with a byte order mark; write plain UTF-8", 1)
+                raw = raw[3:]
+            digest = hashlib.sha256(raw.strip()).digest()[:16]
+            if digest in seen:
+                add("duplicate", "the same example as an earlier line", number, blocking=False)
+            elif known_lines is not None and validation and digest in known_lines:
+                add("duplicate", "the same example stands in the training file", number, blocking=False)
+            seen.add(digest)
+            _check_line(raw, number, model, report, pictures, add)
+    if known_lines is not None and not validation:
+        known_lines |= seen
+    if report.examples < limits.min_examples and not validation:
+        add("min_examples", f"{report.examples} examples, {limits.name} needs at least {limits.min_examples}")
+    if report.image_examples > limits.max_image_examples:
+        add(
+            "max_image_examples",
+            f"{report.image_examples:,} examples with pictures, at most {limits.max_image_examples:,}",
+        )
+    if report.images:
+        add("people", UNCHECKABLE, blocking=False)
+    return report
+
+
+Add = Callable[..., None]
+
+
+def _check_line(
+    raw: bytes, number: int, model: str, report: JsonlReport, pictures: _Pictures, add: Add
+) -> None:
+    if not raw.strip():
+        add("empty_line", "the line is empty", number)
+        return
+    try:
+        example = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        add("json", f"not JSON: {str(error)[:120]}", number)
+        return
+    report.examples += 1
+    if (
+        not isinstance(example, dict)
+        or not isinstance(example.get("messages"), list)
+        or not example["messages"]
+    ):
+        add("messages", "an example is an object with a list of messages", number)
+        return
+    for key in example.keys() - _LINE_KEYS:
+        add("unknown_key", f"unknown key {key!r} beside messages", number)
+    sizes: list[tuple[int, int]] = []
+    images = 0
+    for place, message in enumerate(example["messages"], start=1):
+        images += _check_message(message, f"message {place}", number, sizes, pictures, add)
+    if all(isinstance(message, dict) for message in example["messages"]):
+        _check_order(example["messages"], number, add)
+        _check_tools(example, number, report.limits, add)
+        try:
+            tokens = conversation_tokens(example["messages"], model, sizes, example.get("tools"))
+        except (TypeError, KeyError, AttributeError):  # a malformed part, which has its own finding
+            tokens = 0
+        report.tokens += min(tokens, report.limits.max_tokens)
+        report.longest = max(report.longest, tokens)
+        if tokens > report.limits.max_tokens:
+            add(
+                "tokens",
+                f"about {tokens:,} tokens, more than {report.limits.max_tokens:,}: the end would be cut off",
+                number,
+            )
+    if images > report.limits.max_images:
+        add(
+            "max_images",
+            f"{images} pictures, {report.limits.name} takes {report.limits.max_images} an example",
+            number,
+        )
+    report.images += images
+    report.image_examples += bool(images)
+
+
+def _check_message(
+    message: Any, where: str, number: int, sizes: list[tuple[int, int]], pictures: _Pictures, add: Add
+) -> int:
+    """Findings of one message; returns its number of pictures."""
+    if not isinstance(message, dict):
+        add("messages", f"{where} is not an object", number)
+        return 0
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        add("role", f"{where} has the role {str(role)[:40]!r}; known: {', '.join(ROLES)}", number)
+    for key in message.keys() - _MESSAGE_KEYS:
+        add("unknown_key", f"{where} has the unknown key {key!r}", number)
+    if "weight" in message:
+        if role != "assistant":
+            add("weight", f"{where} ({role}) has a weight; only assistant messages may", number)
+        elif message["weight"] not in (0, 1) or isinstance(message["weight"], bool | float):
+            add("weight", f"{where} has weight {message['weight']!r}; it is 0 or 1", number)
+    if "name" in message and not (isinstance(message["name"], str) and _NAME.fullmatch(message["name"])):
+        add("name", f"{where} has a name that is not 1-64 letters, digits, _ or -", number)
+    if content is None or content == "" or content == []:
+        if not (role == "assistant" and (message.get("tool_calls") or message.get("function_call"))):
+            add("content", f"{where} ({role}) is empty", number)
+        return 0
+    if isinstance(content, str):
+        return 0
+    if not isinstance(content, list):
+        add("content", f"{where}: content is neither text nor a list of parts", number)
+        return 0
+    images = 0
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                add("content", f"{where} has a text part without text", number)
+        elif kind == "image_url":
+            images += 1
+            if role != "user":
+                add("image_role", f"{where} ({role}) holds a picture; only user messages may", number)
+            _check_image(part.get("image_url"), where, number, sizes, pictures, add)
+        else:
+            add("content", f"{where} has a part of type {str(kind)[:40]!r}; known: text, image_url", number)
+    return images
+
+
+def _check_image(
+    value: Any, where: str, number: int, sizes: list[tuple[int, int]], pictures: _Pictures, add: Add
+) -> None:
+    if not isinstance(value, dict) or not isinstance(value.get("url"), str):
+        add("image", f"{where}: image_url needs a url", number)
+        return
+    if value.get("detail", "auto") not in ("auto", "low", "high"):
+        add("image", f"{where}: detail is auto, low or high, not {value['detail']!r}", number)
+    url = value["url"]
+    if url.startswith(("http://", "https://")):
+        sizes.append((1024, 1024))  # not fetched; counted as a middling picture
+        return
+    problem, size = pictures.check(url)
+    for rule, message in problem:
+        add(rule, f"{where}: {message}", number)
+    if size is not None:
+        sizes.append(size)
+
+
+class _Pictures:
+    """Data URIs checked once each: a page stands in about a dozen rows."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._known: dict[bytes, tuple[list[tuple[str, str]], tuple[int, int] | None]] = {}
+
+    def check(self, url: str) -> tuple[list[tuple[str, str]], tuple[int, int] | None]:
+        key = hashlib.sha256(url.encode("utf-8", "replace")).digest()[:16]
+        if key not in self._known:
+            if len(self._known) > 100_000:
+                self._known.clear()
+            size: list[tuple[int, int]] = []
+            problems = list(self._problems(url, size))
+            self._known[key] = (problems, size[0] if size else None)
+        return self._known[key]
+
+    def _problems(self, url: str, size: list[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+        from PIL import Image
+
+        match = _URI.fullmatch(url)
+        if match is None:
+            yield "image_url", f"{url[:40]!r} is neither an http(s) URL nor a base64 data URI"
+            return
+        media, payload = match.groups()
+        if media not in _MEDIA:
+            yield "image_format", f"{media} is not JPEG, PNG or WEBP"
+        try:
+            data = base64.b64decode(payload, validate=True)
+        except (binascii.Error, ValueError) as error:
+            yield "image_url", f"broken base64: {error}"
+            return
+        if len(data) > self._limits.max_image_bytes:
+            yield (
+                "image_size",
+                f"the picture has {len(data):,} bytes, at most {self._limits.max_image_bytes:,}",
+            )
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                size.append(image.size)
+                found, mode = image.format, image.mode
+        except Exception as error:  # Pillow's plugins raise many types on hostile bytes
+            yield "image", f"the picture cannot be read: {str(error)[:100]}"
+            return
+        if found not in _MEDIA.values():
+            yield "image_format", f"the picture is {found}, not JPEG, PNG or WEBP"
+        elif media in _MEDIA and found != _MEDIA[media]:
+            yield "image_format", f"the picture is {found}, its data URI says {media}"
+        if mode not in self._limits.modes:
+            yield "image_mode", f"the picture's colour mode is {mode}, not {' or '.join(self._limits.modes)}"
+
+
+def _check_order(messages: list[dict[str, Any]], number: int, add: Add) -> None:
+    if messages[-1].get("role") != "assistant":
+        add(
+            "last_message",
+            f"the last message is from {messages[-1].get('role')}, not from the assistant",
+            number,
+        )
+    answers = [message for message in messages if message.get("role") == "assistant"]
+    if not answers:
+        add("no_answer", "no assistant message: nothing to learn", number)
+    elif all(message.get("weight") == 0 for message in answers):
+        add("no_answer", "every assistant message has weight 0: nothing to learn", number)
+    open_calls: set[str] = set()
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            if isinstance(call, dict) and isinstance(call.get("id"), str):
+                open_calls.add(call["id"])
+        if message.get("role") == "tool" and message.get("tool_call_id") not in open_calls:
+            add(
+                "tool_call_id",
+                f"a tool result answers the unknown call {str(message.get('tool_call_id'))[:40]!r}",
+                number,
+            )
+
+
+def _check_tools(example: dict[str, Any], number: int, limits: Limits, add: Add) -> None:
+    tools = example.get("tools")
+    names: set[str] = set()
+    if tools is not None:
+        if not isinstance(tools, list):
+            add("tools", "tools is not a list", number)
+            tools = []
+        if len(tools) > limits.max_tools:
+            add("tools", f"{len(tools)} tools, at most {limits.max_tools}", number)
+        for tool in tools:
+            function = tool.get("function") if isinstance(tool, dict) else None
+            name = function.get("name") if isinstance(function, dict) else None
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                add("tools", f"a tool has the name {str(name)[:60]!r}; 1-64 letters, digits, _ or -", number)
+            else:
+                names.add(name)
+    for message in example["messages"]:
+        for call in message.get("tool_calls") or ():
+            function = call.get("function") if isinstance(call, dict) else None
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                add("tool_calls", "a tool call has no function name", number)
+                continue
+            if tools is not None and names and function["name"] not in names:
+                add("tool_calls", f"the called tool {function['name'][:60]!r} is not among the tools", number)
+            try:
+                json.loads(function.get("arguments"))  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                add("tool_calls", f"arguments of {function['name'][:60]!r} are not a string of JSON", number)
