@@ -1,7 +1,6 @@
 """Shared-image generation against transformers' own generate, side by side in one run. One JSON line per comparison.
 
-    python -m benchmarks.inference --image-tokens 1024 --pages 4
-    python -m benchmarks.inference --image-tokens 256 --pages 8
+    python -m benchmarks.inference [--image-tokens 1024] [--pages 4]
 
 The model is the benchmark model of the package's documentation (about 3 M random parameters, float32). Every side
 starts from image files and prompts and ends with texts, and generates exactly the same number of tokens. `lean`
@@ -22,35 +21,63 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also as `python benchmarks/inference.py`
+from benchmarks.benchmark_model import draw_image, random_words, save_benchmark_model
 from vlm_pipeline.inference.generate import Generator
 from vlm_pipeline.inference.plan import ImageInput, Prompt
 from vlm_pipeline.settings.predictors import GenerationSettings
-from vlm_pipeline_tests.inference import models
 
-SIDES = {64: (224, 224), 256: (448, 448), 1024: (896, 896)}  # image tokens -> pixels; a token is 28 x 28
+SPREAD = 3.0
+CASES = {1024: 4, 256: 8}  # image tokens -> pages
 
 
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    processor = models.make_processor()
-    model = models.make_vision_model(processor.tokenizer, spread=0.06)
+    for image_tokens in [options.image_tokens] if options.image_tokens else CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            _case(Path(folder), image_tokens, options.pages or CASES.get(image_tokens, 4), options)
+
+
+def _case(folder: Path, image_tokens: int, count: int, options: argparse.Namespace) -> None:
+    from vlm_pipeline.formatting.template import load_processor
+    from vlm_pipeline.training.base_model import load_base
+
+    save_benchmark_model(folder / "model")
+    processor = load_processor(folder / "model")
+    model = load_base(folder / "model", torch.float32, torch.device("cpu"))
+    for (
+        parameter
+    ) in model.parameters():  # wider than at initialisation, so that answers differ from row to row
+        parameter.mul_(SPREAD if parameter.ndim > 1 else 1.0)
     settings = GenerationSettings(max_new_tokens=options.new_tokens, min_new_tokens=options.new_tokens)
-    with tempfile.TemporaryDirectory() as folder:
-        pages = models.make_pages(Path(folder), options.pages, SIDES[options.image_tokens])
-        rows = _rows(pages, options.questions, processor)
-        _compare(model, processor, rows, pages, settings, options)
-        if options.adapters:
-            _adapters(model, processor, [row["prompt"] for row in rows], settings, options)
+    pages = [draw_image(folder / f"page{number}.png", image_tokens, number) for number in range(count)]
+    rows = _rows(pages, options.questions, processor)
+    about = {
+        "image_tokens": image_tokens, "questions_per_page": options.questions, "pages": count, "rows": len(rows),
+        "new_tokens": options.new_tokens, "threads": options.threads, "prompt_tokens": len(rows[0]["prompt"].ids),
+    }  # fmt: skip
+    _compare(model, processor, rows, pages[: options.peer_pages], settings, about)
+    if options.adapters:
+        _adapters(
+            model,
+            processor,
+            [row["prompt"] for row in rows],
+            settings,
+            {**about, "adapters": options.adapters},
+        )
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image-tokens", type=int, choices=sorted(SIDES), default=1024)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--image-tokens", type=int, help="default: 1024, then 256")
     parser.add_argument("--questions", type=int, default=12)
-    parser.add_argument("--pages", type=int, default=4)
+    parser.add_argument("--pages", type=int)
     parser.add_argument("--new-tokens", type=int, default=25)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--adapters", type=int, default=3)
@@ -61,13 +88,14 @@ def _options() -> argparse.Namespace:
 def _rows(pages: list[Path], questions: int, processor: Any) -> list[dict[str, Any]]:
     from PIL import Image
 
+    random = np.random.default_rng(0)
     rows = []
-    for number, page in enumerate(pages):
+    for page in pages:
         with Image.open(page) as opened:
             image = opened.convert("RGB")
         sha = hashlib.sha256(page.read_bytes()).hexdigest()
-        for index in range(questions):
-            text = f"Table {number}, line {index}: which torque does step {index * 7 + number} ask for?"
+        for _ in range(questions):
+            text = random_words(20, random)
             messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
             rendered = processor.apply_chat_template(messages, add_generation_prompt=True)
             inputs = processor(text=[rendered], images=[image], return_tensors="pt")
@@ -77,9 +105,11 @@ def _rows(pages: list[Path], questions: int, processor: Any) -> list[dict[str, A
     return rows
 
 
-def _compare(model: Any, processor: Any, rows: list[Any], pages: list[Path], settings: Any, options: Any) -> None:
+def _compare(
+    model: Any, processor: Any, rows: list[Any], pages: list[Path], settings: Any, about: Any
+) -> None:
     prompts = [row["prompt"] for row in rows]
-    few = [row for row in rows if row["page"] in pages[: options.peer_pages]]
+    few = [row for row in rows if row["page"] in pages]
 
     def ours() -> list[tuple[int, ...]]:
         answers = [one for batch in Generator(model, processor).generate(prompts, settings) for one in batch]
@@ -87,7 +117,7 @@ def _compare(model: Any, processor: Any, rows: list[Any], pages: list[Path], set
 
     def batched() -> list[tuple[int, ...]]:
         found = []
-        for page in pages[: options.peer_pages]:
+        for page in pages:
             found += _hf(model, processor, [row for row in few if row["page"] == page], settings)
         return found
 
@@ -98,15 +128,14 @@ def _compare(model: Any, processor: Any, rows: list[Any], pages: list[Path], set
     fast, texts = _timed(ours)
     slow, batched_texts = _timed(batched)
     alone, single_texts = _timed(one_by_one)
-    _, prepared = _timed(lambda: [_inputs(processor, [row for row in few if row["page"] == page]) for page in pages[: options.peer_pages]])  # fmt: skip
+    _, prepared = _timed(lambda: [_inputs(processor, [row for row in few if row["page"] == page]) for page in pages])  # fmt: skip
     lean, _ = _timed(lambda: [_generate(model, processor, inputs, settings) for inputs in prepared])
     per_row = {name: (wall / count, cpu / count) for name, (wall, cpu), count in [
         ("ours", fast, len(rows)), ("hf_batched", slow, len(few)), ("hf_one_by_one", alone, len(few)), ("hf_batched_lean", lean, len(few)),
     ]}  # fmt: skip
     same = sum(mine == theirs for mine, theirs in zip(texts, single_texts, strict=False))
     line = {
-        "benchmark": "shared_image_generation", **_about(options, prompts),
-        "rows": len(rows), "answers_per_s": round(1 / per_row["ours"][0], 2),
+        "benchmark": "shared_image_generation", **about, "answers_per_s": round(1 / per_row["ours"][0], 2),
         "same_texts_as_one_by_one": f"{same}/{len(few)}",
         "same_texts_batched_as_one_by_one": f"{sum(a == b for a, b in zip(batched_texts, single_texts, strict=True))}/{len(few)}",
     }  # fmt: skip
@@ -116,7 +145,7 @@ def _compare(model: Any, processor: Any, rows: list[Any], pages: list[Path], set
     print(json.dumps(line), flush=True)
 
 
-def _adapters(model: Any, processor: Any, prompts: list[Prompt], settings: Any, options: Any) -> None:
+def _adapters(model: Any, processor: Any, prompts: list[Prompt], settings: Any, about: Any) -> None:
     """Base, then base plus adapters, over the same rows and one store of image features."""
     from peft import LoraConfig, get_peft_model
 
@@ -132,8 +161,8 @@ def _adapters(model: Any, processor: Any, prompts: list[Prompt], settings: Any, 
             adapted.unload()
 
     one, _ = _timed(lambda: run(0))
-    all_of_them, _ = _timed(lambda: run(options.adapters))
-    line = {"benchmark": "adapters_over_one_base", **_about(options, prompts), "adapters": options.adapters}
+    all_of_them, _ = _timed(lambda: run(about["adapters"]))
+    line = {"benchmark": "adapters_over_one_base", **about}
     line |= {
         "x_of_one_predictor": round(all_of_them[0] / one[0], 2),
         "x_of_one_predictor_cpu": round(all_of_them[1] / one[1], 2),
@@ -155,7 +184,10 @@ def _inputs(processor: Any, rows: list[Any]) -> Any:
 @torch.inference_mode()
 def _generate(model: Any, processor: Any, inputs: Any, settings: GenerationSettings) -> list[tuple[int, ...]]:
     output = model.generate(
-        **inputs, do_sample=False, max_new_tokens=settings.max_new_tokens, min_new_tokens=settings.min_new_tokens
+        **inputs,
+        do_sample=False,
+        max_new_tokens=settings.max_new_tokens,
+        min_new_tokens=settings.min_new_tokens,
     )
     start = inputs["input_ids"].shape[1]
     eos = set(model.generation_config.eos_token_id)
@@ -171,13 +203,6 @@ def _timed(work: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     return (time.perf_counter() - wall, time.process_time() - cpu), result
-
-
-def _about(options: Any, prompts: list[Prompt]) -> dict[str, Any]:
-    return {
-        "image_tokens": options.image_tokens, "questions_per_page": options.questions, "pages": options.pages,
-        "new_tokens": options.new_tokens, "threads": options.threads, "prompt_tokens": len(prompts[0].ids),
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -18,14 +18,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from vlm_pipeline.formatting.conversation import Conversation, all_texts
+from vlm_pipeline.estimates import conversation_tokens
+from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
 from vlm_pipeline.inference.chat import anthropic_messages, openai_chat, openai_responses, with_calls
 from vlm_pipeline.inference.limiter import Limiter, backoff_s
 from vlm_pipeline.inference.prediction import Ask, Prediction, answered, failed
-from vlm_pipeline.inference.prices import Price, image_tokens, text_tokens
+from vlm_pipeline.inference.prices import Price
 from vlm_pipeline.settings.predictors import GenerationSettings
 
+_SAMPLING = ("temperature", "top_p", "top_k")
 _KEY_VARIABLES = re.compile(r"(API_KEY|TOKEN|SECRET)$")
 _KEY_SHAPES = re.compile(r"\b(?:sk|hf|pk)[-_][A-Za-z0-9*_-]{8,}")
 _T = TypeVar("_T")
@@ -187,7 +189,11 @@ class AnthropicMessages:
         return body
 
     def send(self, body: dict[str, Any], key: str) -> Any:
-        return self.client.messages.create(**body, extra_headers={"Idempotency-Key": key})
+        # The client no longer names sampling settings (newer models refuse them), the API takes them where it can.
+        sampling = {name: body[name] for name in _SAMPLING if name in body}
+        named = {name: value for name, value in body.items() if name not in _SAMPLING}
+        headers = {"Idempotency-Key": key}
+        return self.client.messages.create(**named, extra_body=sampling or None, extra_headers=headers)
 
     def parse(self, answer: Any) -> Reply:
         try:
@@ -290,16 +296,18 @@ class HostedPredictor:
         fingerprint: str,
         price: Price,
         budget: Budget,
+        price_model: str | None = None,
         concurrency: int = 8,
         attempts: int = 10,
         seed: int = 0,
     ) -> None:
         self.name, self.generation, self.fingerprint = name, generation, fingerprint
         self.api, self.price, self.budget = api, price, budget
+        self.price_model = price_model or api.model  # whose rule counts a picture's tokens
         self.limiter = Limiter(concurrency)
         self._concurrency, self._attempts = concurrency, attempts
         self._random = random.Random(seed)
-        self._dropped: set[str] = set()  # settings that this model refuses
+        self.dropped: set[str] = set()  # settings that this model refuses
         self._stop: str | None = None  # why no further row is asked
         self._lock = threading.Lock()
 
@@ -330,8 +338,8 @@ class HostedPredictor:
         return self.price.of(self.tokens_ahead(talk), self.generation.max_new_tokens)
 
     def tokens_ahead(self, talk: Conversation) -> int:
-        text = sum(text_tokens(text) + 8 for _, text in all_texts(talk))
-        return text + sum(image_tokens(self.api.model, image.width, image.height) for image in talk.images)
+        sizes = [(image.width, image.height) for image in talk.images]
+        return conversation_tokens(talk.messages, self.price_model, sizes, talk.tools)
 
     def _answer(self, ask: Ask) -> Prediction:
         started = time.perf_counter()
@@ -352,7 +360,7 @@ class HostedPredictor:
                 except BudgetExhausted as error:
                     self._stop = str(error)
                     return failed(ask, self.name, str(error))
-                sent = {name: value for name, value in body.items() if name not in self._dropped}
+                sent = {name: value for name, value in body.items() if name not in self.dropped}
                 try:
                     reply = self.api.parse(self.api.send(sent, key))
                 except Exception as error:  # sorted below; anything a client raises belongs to this row
@@ -382,16 +390,13 @@ class HostedPredictor:
         return failed(ask, self.name, f"{reason} (after {attempt} repetitions)" if attempt else reason)
 
     def _drop_refused(self, error: Exception, sent: dict[str, Any]) -> bool:
-        """Reasoning models refuse temperature and the like: leave out what the error names, and ask again."""
-        name = getattr(error, "param", None)
-        if (
-            getattr(error, "status_code", None) != 400
-            or name not in ("temperature", "top_p", "stop")
-            or name not in sent
-        ):
+        """Reasoning models refuse temperature and the like: leave out what the refusal names, and ask again."""
+        if getattr(error, "status_code", None) != 400:
             return False
+        said = f"{getattr(error, 'param', None)} {error}".lower()
+        names = [name for name in (*_SAMPLING, "stop") if name in sent and re.search(rf"\b{name}\b", said)]
         with self._lock:
-            if name not in self._dropped:
+            for name in set(names) - self.dropped:
                 log.warning("%s refuses %s: asking without it", self.name, name)
-            self._dropped.add(name)
-        return True
+            self.dropped.update(names)
+        return bool(names)

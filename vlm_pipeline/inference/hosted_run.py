@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pyarrow.parquet as pq
-
-from vlm_pipeline.examples.raw import read_raw
-from vlm_pipeline.formatting.conversation import conversation
+from vlm_pipeline.examples.example import ImageRef
+from vlm_pipeline.formatting.conversation import Conversation
+from vlm_pipeline.formatting.table import read_formatted_rows
 from vlm_pipeline.inference.budget import Budget
 from vlm_pipeline.inference.chat import conversation_hash
 from vlm_pipeline.inference.hosted import AnthropicMessages, Api, HostedPredictor, OpenAIChat, OpenAIResponses
@@ -20,7 +21,6 @@ from vlm_pipeline.inference.predict import Counts
 from vlm_pipeline.inference.prediction import Ask
 from vlm_pipeline.inference.predictors import availability
 from vlm_pipeline.inference.prices import Price, PriceError, price_of
-from vlm_pipeline.settings.data import PromptSettings
 from vlm_pipeline.settings.predictors import (
     AnthropicPredictor,
     AzureOpenAIPredictor,
@@ -32,32 +32,41 @@ from vlm_pipeline.settings.predictors import (
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
 
+_COLUMNS = ["id", "section", "group", "split", "messages", "tools", "images", "image_sha256"]
 FINE_TUNE_INFO = ("openai", "fine_tune_info.json")
 
 
-def conversation_asks(
-    raw: Sequence[Path], formatted: Sequence[Path], splits: Sequence[str], prompt: PromptSettings, root: Path
-) -> list[Ask]:
-    """The same rows that local predictors are asked, as conversations; rows that formatting set aside are left out."""
-    kept: dict[str, str] = {}
-    for path in formatted:
-        table = pq.read_table(path, columns=["id", "split"], filters=[("split", "in", list(splits))])
-        kept |= dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    asks: dict[str, Ask] = {}
-    for path in raw:
-        for example in read_raw(path):
-            if example.id in kept:
-                talk = conversation(example, prompt, root).without_answer()
-                asks[example.id] = Ask(
-                    example.id, example.section, example.group, kept[example.id], conversation_hash(talk),
-                    tuple(image.sha256 for image in talk.images), talk,
-                )  # fmt: skip
-    missing = [row for row in kept if row not in asks]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} formatted rows are not in the raw tables ({missing[0]} …): materialize them again"
-        )
-    return [asks[row] for row in kept]
+def conversation_asks(formatted: Sequence[Path | str], splits: Sequence[str]) -> list[Ask]:
+    """The same rows that local predictors are asked, as the conversations that their prompts were rendered from."""
+    asks = []
+    for row in read_formatted_rows(list(formatted), _COLUMNS):
+        if row["split"] not in splits:
+            continue
+        images = [
+            _image_ref(path, sha)
+            for path, sha in zip(row["images"] or (), row["image_sha256"] or (), strict=True)
+        ]
+        tools = json.loads(row["tools"]) if row["tools"] else None
+        talk = Conversation(json.loads(row["messages"]), images, tools).without_answer()
+        asks.append(
+            Ask(
+                row["id"], row["section"], row["group"], row["split"], conversation_hash(talk),
+                tuple(image.sha256 for image in talk.images), talk,
+            )
+        )  # fmt: skip
+    return asks
+
+
+@lru_cache(maxsize=10_000)
+def _image_ref(path: str, sha256: str) -> ImageRef:
+    """The picture with its size, read from the header; one that cannot be read counts as large and fails its row."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return ImageRef(path, None, sha256, *image.size, image.format or "?")
+    except (OSError, ValueError, SyntaxError):
+        return ImageRef(path, None, sha256, 2048, 2048, "?")
 
 
 def make_hosted(
@@ -86,6 +95,7 @@ def make_hosted(
     options: dict[str, Any] = {
         "fingerprint": content_hash(identity, length=24),
         "price": price,
+        "price_model": _priced_model(settings, api),
         "budget": budget,
         "concurrency": settings.concurrency,
         "attempts": settings.attempts,
@@ -162,14 +172,7 @@ class HostedSession:
     @property
     def asks(self) -> list[Ask]:
         if self._asks is None:
-            raw = [self._store.section("raw", section) for section in self._task.sections.names]
-            self._asks = conversation_asks(
-                raw,
-                [Path(path) for path in self._formatted],
-                self._splits,
-                self._task.prompt,
-                self._task.root,
-            )
+            self._asks = conversation_asks(self._formatted, self._splits)
         return self._asks
 
     def answer(
@@ -205,4 +208,10 @@ class HostedSession:
             ),
         }
         counts = write(settings, predictor, self.asks, output, about)
-        return {**counts.as_dict(), "budget_usd": self.budget.limit_usd, "spent_usd": self.budget.spent_usd}
+        refused = {"refused_settings": sorted(predictor.dropped)} if predictor.dropped else {}
+        return {
+            **counts.as_dict(),
+            **refused,
+            "budget_usd": self.budget.limit_usd,
+            "spent_usd": self.budget.spent_usd,
+        }

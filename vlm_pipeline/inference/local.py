@@ -123,7 +123,7 @@ class LocalEngine:
             processor = self._processor = load_processor(self.base, image=self._image)
             folder = self._cache / "image_features" if self._cache else None
             self._pictures = Pictures(model, processor, identity=self._base_fingerprint(), folder=folder)
-            self._generator = Generator(model, processor, pictures=self._pictures, eos=_turn_ends(processor))
+            self._generator = Generator(model, processor, pictures=self._pictures, eos=turn_ends(processor))
             self.loaded = True
         self._switch(adapter)
         return self._generator
@@ -225,7 +225,7 @@ class LocalPredictor:
         )  # fmt: skip
 
 
-def _turn_ends(processor: Any) -> frozenset[int]:
+def turn_ends(processor: Any) -> frozenset[int]:
     """The template's end-of-turn tokens, which a base's generation config may lack; none for a bare tokenizer."""
     from vlm_pipeline.formatting.template import RenderError, markers
 

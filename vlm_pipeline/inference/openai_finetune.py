@@ -11,9 +11,6 @@ stand-in's Azure paths.
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -23,14 +20,14 @@ from typing import Any
 
 from filelock import FileLock
 
+from vlm_pipeline.estimates import hosted_epochs
+from vlm_pipeline.formatting.openai_validator import OPENAI, Limits, validate_jsonl
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
 from vlm_pipeline.inference.hosted import create_once, patiently, redact
-from vlm_pipeline.inference.prices import Price, image_tokens, price_of, text_tokens
+from vlm_pipeline.inference.prices import Price, price_of
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor
 from vlm_pipeline.store import content_hash, file_hash, read_json, write_json
 
-MIN_ROWS = 10  # the API's own minimum
-MAX_FILE_BYTES = 512 * 1024 * 1024
 _TAG = "vlm_pipeline_key"
 _ENDED = ("succeeded", "failed", "cancelled")
 _PURPOSE = "fine-tune"
@@ -71,66 +68,22 @@ def client_for(
     return OpenAI(api_key=env["OPENAI_API_KEY"], base_url=env.get("OPENAI_BASE_URL") or None, **options)
 
 
-def inspect_file(path: Path, model: str) -> TrainingFile:
-    """Count rows and tokens of a chat-format JSONL file. Raises FineTuneError naming file and line."""
+def inspect_file(
+    path: Path, model: str, *, validation: bool = False, limits: Limits = OPENAI
+) -> TrainingFile:
+    """Validate a chat-format JSONL file and count it. Raises FineTuneError with the first findings."""
     if not path.is_file():
         raise FineTuneError(f"{path} does not exist: materialize openai_jsonl first")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise FineTuneError(
-            f"{path} has {path.stat().st_size:,} bytes, the API takes {MAX_FILE_BYTES:,}: shrink the pictures"
-        )
-    rows = tokens = 0
-    with path.open("rb") as handle:
-        for number, line in enumerate(handle, start=1):
-            try:
-                messages = json.loads(line)["messages"]
-                if messages[-1]["role"] != "assistant":
-                    raise ValueError(f"the last turn is {messages[-1]['role']}, not assistant")
-                tokens += sum(_turn_tokens(message, model) for message in messages) + 3
-            except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
-                raise FineTuneError(
-                    f"{path}, line {number}: not a training row ({error}); run the OpenAI validator"
-                ) from error
-            rows += 1
-    return TrainingFile(path, file_hash(path, length=64), rows, tokens)
-
-
-def _turn_tokens(message: dict[str, Any], model: str) -> int:
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return text_tokens(content) + text_tokens(json.dumps(message.get("tool_calls") or "")) + 4
-    total = 4
-    for part in content:
-        if part["type"] == "text":
-            total += text_tokens(part["text"])
-        else:
-            total += image_tokens(model, *_image_size(part["image_url"]["url"]))
-    return total
-
-
-def _image_size(url: str) -> tuple[int, int]:
-    """Width and height of a data URI's picture by its header; a remote picture counts as 2,048 pixels square."""
-    from PIL import Image
-
-    head, comma, payload = url.partition("base64,")
-    if not comma or not head.startswith("data:"):
-        return 2048, 2048
-    with Image.open(io.BytesIO(base64.b64decode(payload))) as image:
-        return image.size
-
-
-def expected_epochs(rows: int, n_epochs: int | None) -> int:
-    """What "auto" is taken to be: OpenAI's published rule (3, more for very few rows, fewer for very many)."""
-    if n_epochs is not None:
-        return n_epochs
-    if rows * 3 < 100:
-        return min(25, max(1, 100 // max(1, rows)))
-    return max(1, 25_000 // rows) if rows * 3 > 25_000 else 3
+    report = validate_jsonl(path, model, limits, validation=validation)
+    if report.blocking:
+        shown = "; ".join(map(str, report.blocking[:3]))
+        raise FineTuneError(f"{path} would be refused ({len(report.blocking)} findings): {shown}")
+    return TrainingFile(path, file_hash(path, length=64), report.examples, report.tokens)
 
 
 def estimate(train: TrainingFile, settings: OpenAIFineTunedPredictor, price: Price) -> dict[str, Any]:
     """Upper bound of what the job costs, with what it was made from."""
-    epochs = expected_epochs(train.rows, settings.n_epochs)
+    epochs = settings.n_epochs or hosted_epochs(train.rows)
     usd = price.of_training(train.tokens, epochs)
     return {
         "rows": train.rows,
@@ -158,10 +111,8 @@ def submit(
     FineTuneError for bad files or a price beyond the budget, PriceError for an unknown price.
     """
     files = {"training": inspect_file(train, settings.model)}
-    if files["training"].rows < MIN_ROWS:
-        raise FineTuneError(f"{train} has {files['training'].rows} rows, the API wants at least {MIN_ROWS}")
     if val is not None and val.is_file() and val.stat().st_size:
-        files["validation"] = inspect_file(val, settings.model)
+        files["validation"] = inspect_file(val, settings.model, validation=True)
     chosen = settings.model_dump(include={"model", "n_epochs", "batch_size", "learning_rate_multiplier"})
     hashes = {name: file.sha256 for name, file in files.items()}
     key = content_hash({"files": hashes, "settings": chosen, "place": str(client.base_url)}, length=32)

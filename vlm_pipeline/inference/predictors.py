@@ -63,7 +63,9 @@ def availability(
         return "not run: the package `anthropic` is not installed (pip install vlm_pipeline[anthropic])"
     if isinstance(predictor, OpenAICompatiblePredictor):
         return _no_server(predictor.base_url)
-    if budget_usd is not None and budget_usd <= 0:
+    price = predictor.price
+    costs_nothing = price is not None and not (price.input or price.output or price.training)
+    if budget_usd is not None and budget_usd <= 0 and not costs_nothing:
         return "not run: the task may spend nothing (budget.money_usd is 0)"
     if isinstance(predictor, OpenAIFineTunedPredictor) and fine_tune is not None:
         return _fine_tune_state(fine_tune)

@@ -1,4 +1,4 @@
-"""What hosted models cost: one dated table, overridable, and upper bounds ahead of a call.
+"""What hosted models cost: one dated table, overridable. How many tokens a call takes is `estimates`' business.
 
 The table is what providers published by AS_OF; prices move, so every figure made from it says the date, and three
 things override it: `price:` of a predictor, the file named by VLM_PIPELINE_PRICES (YAML or JSON, the same shape:
@@ -7,7 +7,6 @@ things override it: `price:` of a predictor, the file named by VLM_PIPELINE_PRIC
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,23 +99,3 @@ def _read(path: str) -> dict[str, Price]:
         raise PriceError(
             f"{path} ({PRICES_VARIABLE}) must hold `as_of` and `models: {{name: {{input, output, training}}}}`: {error}"
         ) from error
-
-
-def text_tokens(text: str) -> int:
-    """Upper bound for ordinary text: three bytes a token (English takes about four)."""
-    return math.ceil(len(text.encode()) / 3)
-
-
-def image_tokens(model: str, width: int, height: int) -> int:
-    """Tokens that a provider bills for a picture of this size in pixels, by its published rule (high detail)."""
-    name = model.removeprefix("ft:")
-    if name.startswith("claude"):
-        scale = min(1.0, 1568 / max(width, height))
-        return min(1600, math.ceil(width * scale * height * scale / 750))
-    for family, factor in (("gpt-4.1-mini", 1.62), ("gpt-4.1-nano", 2.46), ("o4-mini", 1.72), ("gpt-5-mini", 1.62), ("gpt-5-nano", 2.46)):  # fmt: skip
-        if name.startswith(family):
-            return math.ceil(min(1536, math.ceil(width / 32) * math.ceil(height / 32)) * factor)
-    scale = min(1.0, 2048 / max(width, height))
-    scale = min(scale, 768 / max(1.0, min(width, height)))
-    tiles = math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
-    return 2833 + 5667 * tiles if name.startswith("gpt-4o-mini") else 85 + 170 * tiles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,13 @@ def ask_row(page: Path, text: str, **columns: Any) -> dict[str, Any]:
         "input_ids": ids + answer,
         "labels": [-100] * len(ids) + answer,
         "n_prompt": len(ids),
+        "messages": json.dumps(
+            [
+                {"role": "user", "content": [{"type": "image", "index": 0}, {"type": "text", "text": text}]},
+                {"role": "assistant", "content": "ok"},
+            ]
+        ),
+        "tools": None,
         "images": [str(page)],
         "image_sha256": [hashlib.sha256(page.read_bytes()).hexdigest()],
         "image_grid": [inputs["image_grid_thw"][0].tolist()],

@@ -212,6 +212,8 @@ def build_app(stand_in: StandIn) -> FastAPI:
     @router.post("/messages")
     async def messages(request: Request) -> Any:
         body = await request.json()
+        if stand_in.refuse_temperature and "temperature" in body:
+            return _error(400, "`temperature` is not supported by this model.", "invalid_request_error")
         question = _question(body["model"], body["messages"])
         key = request.headers.get("idempotency-key") or stand_in.new_id("key")
         text, tokens_in, tokens_out = stand_in.reply(question, key, len(question.images))

@@ -1,0 +1,439 @@
+"""Hosted predictors over real HTTP on loopback, by the real clients: every API, every fault, money and keys."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import random
+import re
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlm_pipeline.examples.example import ImageRef
+from vlm_pipeline.formatting.conversation import Conversation
+from vlm_pipeline.inference.budget import Budget, BudgetExhausted
+from vlm_pipeline.inference.chat import anthropic_messages, conversation_hash, openai_chat
+from vlm_pipeline.inference.hosted import redact
+from vlm_pipeline.inference.hosted_run import make_hosted
+from vlm_pipeline.inference.limiter import Limiter, backoff_s
+from vlm_pipeline.inference.predict import Counts, predict_table
+from vlm_pipeline.inference.prediction import Ask, Prediction, read_predictions
+from vlm_pipeline.inference.predictors import availability
+from vlm_pipeline.inference.prices import PriceError, price_of
+from vlm_pipeline.settings.predictors import (
+    AnthropicPredictor,
+    AzureOpenAIPredictor,
+    GenerationSettings,
+    OpenAICompatiblePredictor,
+    OpenAIPredictor,
+)
+from vlm_pipeline_tests.servers.hosted_api import (
+    Faults,
+    Question,
+    StandIn,
+    default_answer,
+    environment,
+    serving,
+)
+
+GENERATION = GenerationSettings(max_new_tokens=20)
+PRICE = {"input": 1.0, "output": 2.0}
+
+
+def picture(number: int) -> ImageRef:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 24), (number % 256, number // 256, 0)).save(buffer, "PNG")
+    data = buffer.getvalue()
+    return ImageRef(None, data, hashlib.sha256(data).hexdigest(), 32, 24, "PNG")
+
+
+def ask(number: int, image: ImageRef | None = None) -> Ask:
+    content: Any = f"What is value {number}?"
+    images = [image] if image else []
+    if image:
+        content = [{"type": "image", "index": 0}, {"type": "text", "text": content}]
+    talk = Conversation(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}], images
+    )
+    return Ask(
+        f"r{number}",
+        "s",
+        "g",
+        "test",
+        conversation_hash(talk),
+        tuple(one.sha256 for one in images),
+        talk,
+    )
+
+
+def asks(count: int) -> list[Ask]:
+    shared = picture(7)
+    return [ask(number, shared if number % 2 else None) for number in range(count)]
+
+
+def settings_for(kind: str, url: str = "") -> Any:
+    common = {"name": kind.replace("_", "-"), "price": PRICE, "timeout_s": 10}
+    return {
+        "chat": lambda: OpenAIPredictor(kind="openai", model="stand-in-large", **common),
+        "responses": lambda: OpenAIPredictor(
+            kind="openai", model="stand-in-large", api="responses", **common
+        ),
+        "azure": lambda: AzureOpenAIPredictor(kind="azure_openai", deployment="stand-in-large", **common),
+        "compatible": lambda: OpenAICompatiblePredictor(
+            kind="openai_compatible",
+            model="stand-in-large",
+            base_url=f"{url}/v1",
+            api_key_env="OPENAI_API_KEY",
+            **common,
+        ),
+        "anthropic": lambda: AnthropicPredictor(kind="anthropic", model="stand-in-large", **common),
+    }[kind]()
+
+
+def predictor_for(kind: str, url: str, *, budget: Budget | None = None, **changes: Any) -> Any:
+    settings = settings_for(kind, url).model_copy(update=changes)
+    return make_hosted(settings, GENERATION, budget or Budget(1.0), env=environment(url))
+
+
+def expected(rows: list[Ask]) -> dict[str, str]:
+    """What the stand-in's arithmetic says to exactly these questions and picture bytes."""
+    answers = {}
+    for row in rows:
+        text = f"What is value {row.id[1:]}?"
+        answers[row.id] = default_answer(Question("stand-in-large", text, row.images, ""))
+    return answers
+
+
+def collect(predictor: Any, rows: list[Ask]) -> dict[str, Prediction]:
+    return {row.id: row for batch in predictor.predict(rows) for row in batch}
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses", "azure", "compatible", "anthropic"])
+def test_every_api_answers_with_and_without_pictures(kind):
+    rows = asks(6)
+    with serving() as (_, url):
+        answers = collect(predictor_for(kind, url), rows)
+    assert {row: answer.text for row, answer in answers.items()} == expected(rows)
+    assert all(
+        answer.error is None and answer.finish_reason == "stop" and answer.tokens_in > 0
+        for answer in answers.values()
+    )
+    one = answers["r1"]
+    assert one.cost_usd == pytest.approx((one.tokens_in * 1.0 + one.tokens_out * 2.0) / 1e6)
+
+
+@pytest.mark.parametrize("kind", ["chat", "anthropic"])
+def test_under_faults_no_row_is_lost_and_none_is_paid_twice(kind, tmp_path):
+    """A small point of the fault suite: 30 % of requests go wrong in one of five ways."""
+    rows = asks(60)
+    faults = Faults(0.3, seed=1, slow_s=0.05, retry_after_s=0.02)
+    with serving(StandIn(faults=faults)) as (stand_in, url):
+        predictor = predictor_for(kind, url, concurrency=8)
+        counts = predict_table(
+            predictor, rows, cache_folder=tmp_path / "cache", output=tmp_path / "t.parquet"
+        )
+        assert set(stand_in.injected) == {"429", "500", "slow", "cut", "malformed"}, (
+            "every kind must have happened"
+        )
+        assert len(stand_in.paid) == 60, "one payment per row"
+        asked = stand_in.requests.total()
+        again = predict_table(
+            predictor_for(kind, url), rows, cache_folder=tmp_path / "cache", output=tmp_path / "t.parquet"
+        )
+        assert stand_in.requests.total() == asked and again.asked == 0
+    table = {row.id: row for row in read_predictions(tmp_path / "t.parquet")}
+    assert counts.failed == 0 and {row: one.text for row, one in table.items()} == expected(rows)
+
+
+def test_a_late_answer_times_out_and_is_asked_again():
+    rows = asks(4)
+    faults = Faults(0.5, seed=3, kinds=("slow",), slow_s=3.0)
+    with serving(StandIn(faults=faults)) as (stand_in, url):
+        answers = collect(predictor_for("chat", url, timeout_s=1.0), rows)
+        assert stand_in.injected["slow"] and len(stand_in.paid) <= 4
+    assert {row: answer.text for row, answer in answers.items()} == expected(rows)
+
+
+def test_a_row_that_keeps_failing_is_an_error_row_with_its_reason():
+    with serving(StandIn(faults=Faults(1.0, kinds=("500",)))) as (_, url):
+        answers = collect(predictor_for("chat", url, attempts=2), asks(2))
+    assert all(answer.text is None and "told to fail" in (answer.error or "") for answer in answers.values())
+
+
+def test_concurrency_adapts_to_what_the_server_takes():
+    rows = asks(60)
+    faults = Faults(max_in_flight=3, retry_after_s=0.05)
+    with serving(StandIn(faults=faults)) as (stand_in, url):
+        predictor = predictor_for("chat", url, concurrency=16)
+        answers = collect(predictor, rows)
+        refused = stand_in.injected["429"]
+    assert all(answer.error is None for answer in answers.values())
+    assert predictor.limiter.limit < 16 and 0 < refused < 60
+
+
+def test_retry_after_is_obeyed():
+    limiter = Limiter(8)
+    limiter.refused(0.2)
+    started = time.monotonic()
+    with limiter.slot():
+        assert time.monotonic() - started >= 0.19
+    assert limiter.limit == 4
+    limiter.refused(None)
+    assert limiter.limit == 4, "one burst of 429 halves once"
+    for _ in range(100):
+        limiter.succeeded()
+    assert limiter.limit == 8
+
+
+def test_backoff_is_jittered_and_bounded():
+    pauses = [backoff_s(attempt, random.Random(attempt), most=30) for attempt in range(1, 40)]
+    assert len(set(pauses)) > 30 and max(pauses) <= 30 and min(pauses) >= 0
+
+
+def test_the_budget_stops_before_the_next_call():
+    rows = asks(30)
+    with serving() as (stand_in, url):
+        unlimited = predictor_for("chat", url)
+        price_of_ten = sum(sorted(unlimited.upper_usd(row.body) for row in rows)[:10])
+        budget = Budget(price_of_ten)
+        answers = collect(predictor_for("chat", url, budget=budget, concurrency=1), rows)
+        paid = sum(answer.cost_usd for answer in answers.values())
+        assert budget.spent_usd <= budget.limit_usd and paid <= budget.limit_usd
+        assert stand_in.requests.total() == len([one for one in answers.values() if one.error is None]) > 0
+    stopped = [answer for answer in answers.values() if answer.error]
+    assert len(answers) == 30 and stopped and all("not asked" in (answer.error or "") for answer in stopped)
+
+
+def test_a_zero_budget_sends_nothing():
+    with serving() as (stand_in, url):
+        answers = collect(predictor_for("chat", url, budget=Budget(0.0)), asks(3))
+        assert stand_in.requests.total() == 0
+    assert all("not asked" in (answer.error or "") for answer in answers.values())
+
+
+def test_the_budget_holds_over_processes_and_counts_lost_calls(tmp_path):
+    ledger = tmp_path / "run.jsonl"
+    first, second = Budget(1.0, ledger), Budget(1.0, ledger)
+    ticket = first.reserve(0.6)
+    with pytest.raises(BudgetExhausted):
+        second.reserve(0.5)
+    first.settle(ticket, 0.1)
+    lost = second.reserve(0.5)
+    assert Budget(1.0, ledger).spent_usd == pytest.approx(0.6), "an unsettled call counts at its upper bound"
+    second.settle(lost, 0.5)
+    with pytest.raises(BudgetExhausted):
+        first.reserve(0.41)
+
+
+def test_the_budget_holds_under_threads():
+    budget = Budget(1.0)
+    granted = []
+
+    def spend() -> None:
+        for _ in range(20):
+            try:
+                granted.append(budget.reserve(0.03))
+            except BudgetExhausted:
+                return
+
+    threads = [threading.Thread(target=spend) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(granted) == 33
+
+
+def test_a_wrong_key_asks_once_and_shows_the_key_nowhere(tmp_path, caplog, monkeypatch, capfd):
+    """The stand-in echoes the key in its refusal, as providers do in part; it must not get any further."""
+    key = "sk-secret-8f7e6d5c4b3a"
+    caplog.set_level(logging.DEBUG)
+    with serving(StandIn(key="another key")) as (stand_in, url):
+        for name, value in environment(url, key).items():
+            monkeypatch.setenv(name, value)
+        for kind in ("chat", "responses", "azure", "compatible", "anthropic"):
+            predictor = make_hosted(settings_for(kind, url), GENERATION, Budget(1.0))
+            output = tmp_path / f"{kind}.parquet"
+            counts = predict_table(
+                predictor,
+                asks(20),
+                cache_folder=tmp_path / "cache",
+                output=output,
+                about={"settings": settings_for(kind, url).model_dump(mode="json")},
+            )
+            assert counts.failed == 20
+        assert stand_in.requests.total() < 5 * 20, "a refused key must stop the rest"
+        try:
+            raise RuntimeError(str(read_predictions(output)[0].error))
+        except RuntimeError:
+            print(traceback.format_exc())
+    captured = capfd.readouterr()
+    places = {"log": caplog.text, "out": captured.out, "err": captured.err}
+    places |= {str(path): path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*.*")}
+    for row in read_predictions(output):
+        places[f"row {row.id}"] = repr(row)
+    leaks = [place for place, text in places.items() if key in text]
+    assert leaks == []
+    assert "invalid_api_key" in places["row r0"] or "Incorrect API key" in places["row r0"]
+
+
+def test_redact_cuts_keys_of_the_environment_and_what_looks_like_one():
+    text = redact("key=abcdef123 and sk-proj-AAAA1111bbbb, hf_abcdefgh12345", {"MY_API_KEY": "abcdef123"})
+    assert "abcdef123" not in text and "AAAA1111" not in text and "hf_abcdefgh" not in text
+
+
+@pytest.mark.parametrize("kind", ["chat", "anthropic"])
+def test_a_model_that_refuses_temperature_is_asked_without_it(kind):
+    with serving(StandIn(refuse_temperature=True)) as (stand_in, url):
+        predictor = predictor_for(kind, url, concurrency=2)
+        answers = collect(predictor, asks(8))
+        assert 8 < stand_in.requests.total() <= 8 + 2 and predictor.dropped == {"temperature"}
+    assert all(answer.error is None for answer in answers.values())
+
+
+def test_answers_of_another_server_are_never_reused(tmp_path):
+    rows = asks(2)
+    with serving() as (_, one), serving() as (_, other):
+        first, second = predictor_for("chat", one), predictor_for("chat", other)
+        assert first.fingerprint != second.fingerprint
+        place = {"cache_folder": tmp_path / "cache", "output": tmp_path / "t.parquet"}
+        counts: list[Counts] = [predict_table(predictor, rows, **place) for predictor in (first, second)]
+    assert [count.asked for count in counts] == [2, 2]
+
+
+def test_tool_calls_of_a_hosted_model_read_like_those_of_a_local_one():
+    from vlm_pipeline.inference.chat import with_calls
+
+    text = with_calls(None, [("get_weather", '{"city": "Oslo"}')])
+    assert re.fullmatch(r"<tool_call>\n(.*)\n</tool_call>", text)
+    assert json.loads(text.split("\n")[1]) == {"name": "get_weather", "arguments": {"city": "Oslo"}}
+    assert with_calls("So:", [("f", "{broken")]).startswith("So:\n<tool_call>")
+
+
+def test_conversations_in_each_providers_words():
+    image = picture(3)
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    talk = Conversation(
+        [
+            {"role": "system", "content": "S"},
+            {"role": "user", "content": [{"type": "image", "index": 0}, {"type": "text", "text": "Q"}]},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"name": "f", "arguments": {"a": 1}, "id": "c1"}],
+            },
+            {"role": "tool", "content": "R", "tool_call_id": "c1"},
+            {"role": "user", "content": "Q2"},
+        ],
+        [image],
+        tools,
+    )
+    chat = openai_chat(talk)
+    assert chat["messages"][1]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert chat["messages"][2]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
+    assert chat["messages"][3]["tool_call_id"] == "c1" and chat["tools"] == tools
+    claude = anthropic_messages(talk)
+    assert claude["system"] == "S" and [turn["role"] for turn in claude["messages"]] == [
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert [block["type"] for block in claude["messages"][2]["content"]] == ["tool_result", "text"]
+
+
+def test_prices_by_family_override_and_unknown_model(tmp_path):
+    assert price_of("gpt-4o-mini-2024-07-18", env={}).input == 0.15
+    assert price_of("ft:gpt-4o-mini-2024-07-18:me::abc", env={}).output == 1.20
+    assert price_of("gpt-4o", env={}).of(1_000_000, 0, batch=True) == 1.25
+    path = tmp_path / "prices.yaml"
+    path.write_text("as_of: 2027-01-01\nmodels:\n  gpt-4o: {input: 9, output: 8}\n")
+    own = price_of("gpt-4o-2024-11-20", env={"VLM_PIPELINE_PRICES": str(path)})
+    assert (own.input, own.as_of) == (9, "2027-01-01")
+    with pytest.raises(PriceError, match="some-new-model"):
+        price_of("some-new-model", env={})
+
+
+def test_unavailable_predictors_say_why(tmp_path):
+    assert availability(settings_for("chat"), {}) == "not run: OPENAI_API_KEY is not set"
+    assert (
+        availability(settings_for("azure"), {})
+        == "not run: AZURE_OPENAI_API_KEY and AZURE_OPENAI_ENDPOINT are not set"
+    )
+    assert availability(settings_for("anthropic"), {"ANTHROPIC_API_KEY": "x"}) is None
+    nobody = settings_for("compatible", "http://127.0.0.1:9")
+    assert "no server answers at http://127.0.0.1:9" in (availability(nobody, {"OPENAI_API_KEY": "x"}) or "")
+    assert "may spend nothing" in (
+        availability(settings_for("chat"), {"OPENAI_API_KEY": "x"}, budget_usd=0) or ""
+    )
+
+
+def test_batch_api_gives_the_same_answers_at_half_the_price(tmp_path):
+    rows = asks(10)
+    with serving(StandIn(batch_s=0.2)) as (stand_in, url):
+        predictor = batch_predictor(url, tmp_path)
+        answers = collect(predictor, rows)
+        assert len(stand_in.batches) == 1
+    assert {row: answer.text for row, answer in answers.items()} == expected(rows)
+    one = answers["r1"]
+    assert one.cost_usd == pytest.approx((one.tokens_in + 2 * one.tokens_out) / 2e6)
+
+
+def test_a_killed_batch_run_finds_its_batch_and_lost_answers_create_no_second(tmp_path):
+    rows = asks(10)
+    faults = Faults(0.4, seed=5, slow_s=0.01, retry_after_s=0.01, everywhere=True)
+    with serving(StandIn(batch_s=0.5)) as (stand_in, url):
+        stand_in.faults.rate, stand_in.faults = 0.0, faults
+        impatient = batch_predictor(url, tmp_path, wait_s=0.0)
+        waiting = collect(impatient, rows)
+        assert all("pending" in (answer.error or "") for answer in waiting.values())
+        (tmp_path / "batch.json").unlink()  # as if killed between creating the batch and writing its id
+        stand_in.faults = Faults()
+        answers = collect(batch_predictor(url, tmp_path), rows)
+        assert len(stand_in.batches) == 1
+    assert {row: answer.text for row, answer in answers.items()} == expected(rows)
+
+
+def batch_predictor(url: str, folder: Path, wait_s: float = 60.0) -> Any:
+    settings = OpenAIPredictor(
+        name="b",
+        kind="openai",
+        model="stand-in-large",
+        batch=True,
+        price=PRICE,
+        batch_wait_s=max(wait_s, 0.01),
+    )
+    predictor = make_hosted(
+        settings, GENERATION, Budget(1.0), journal=folder / "batch.json", env=environment(url)
+    )
+    predictor._poll_s = 0.1
+    return predictor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["chat", "responses", "anthropic"])
+def test_a_thousand_rows_complete_under_faults(kind, tmp_path):
+    rows = asks(1000)
+    faults = Faults(0.3, seed=2, slow_s=0.05, retry_after_s=0.02)
+    with serving(StandIn(faults=faults)) as (stand_in, url):
+        counts = predict_table(
+            predictor_for(kind, url, concurrency=16),
+            rows,
+            cache_folder=tmp_path / "cache",
+            output=tmp_path / "t.parquet",
+        )
+        if (
+            counts.failed
+        ):  # ten attempts may all go wrong for a row in a hundred thousand: the next run asks it again
+            counts = predict_table(
+                predictor_for(kind, url), rows, cache_folder=tmp_path / "cache", output=tmp_path / "t.parquet"
+            )
+        assert len(stand_in.paid) == 1000
+    table = {row.id: row.text for row in read_predictions(tmp_path / "t.parquet")}
+    assert counts.failed == 0 and table == expected(rows)
