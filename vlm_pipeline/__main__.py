@@ -34,7 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
 def run_job(task: str, predictors: str | None, max_examples: int) -> int:
     """`dagster job execute`, in a process that ends when this one does. Returns its exit status."""
     die_with_parent()
-    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "vlm_pipeline.definitions"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "dagster",
+        "job",
+        "execute",
+        "-m",
+        "vlm_pipeline.definitions",
+    ]
     command += ["-j", f"retrain_and_eval_{task}"]
     choices = {"predictors": predictors.split(",") if predictors else [], "max_examples": max_examples}
     run_config = {

@@ -24,8 +24,12 @@ def payload_command(module: str, request: Path) -> list[str]:
 
 
 def payload_environment() -> dict[str, str]:
-    """What a local payload gets besides our own environment: it ends when this process ends, and prints at once."""
-    return {**starter_environment(), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    """What a local payload gets besides our own environment: it ends when this process ends, and prints at once.
+
+    Libraries' own progress bars are off: they fill a log with control characters.
+    """
+    quiet = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {**starter_environment(), **quiet, "PYTHONUNBUFFERED": "1"}
 
 
 def device_lock_path(store: TaskStore) -> Path:

@@ -88,11 +88,16 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
         def run_payload(request: dict) -> dict:
             return payloads.run(context, store, "vlm_pipeline.inference", request)
 
-        return record(
-            make_predictions(
-                loop.task(task), store, predictor, run_payload, loop.picked(name), context.log.info
-            )
+        made = make_predictions(
+            loop.task(task),
+            store,
+            predictor,
+            run_payload,
+            picked=loop.picked(name),
+            run_id=context.run_id,
+            log=context.log.info,
         )
+        return record(made)
 
     @dg.asset(
         key=key(task, "metrics", name),
