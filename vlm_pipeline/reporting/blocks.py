@@ -103,7 +103,9 @@ def weak_block(weak: Mapping[str, Any] | None, view: Comparison) -> dict[str, An
                 "weak": finding == "weak",
                 "verdict": _FINDINGS.get(finding, finding),
                 "text": text,
-                "kinds": "; ".join(f"{str(f.get('kind')).replace('_', ' ')}: {f.get('n'):,}" for f in failures),
+                "kinds": "; ".join(
+                    f"{str(f.get('kind')).replace('_', ' ')}: {f.get('n'):,}" for f in failures
+                ),
                 "rows": [str(row) for f in failures for row in (f.get("rows") or ())[:3]][:8],
             }
         )

@@ -15,8 +15,8 @@ def cost_table(view: Comparison, rows: Sequence[Row]) -> Table:
     """
     images = len({row.image_key or row.image for row in rows if row.image or row.image_key})
     columns = (
-        "Predictor", "Rows", "Dollars", "Dollars per 1,000 rows", "Dollars per image", "Seconds per row", "95 % of rows within (s)",
-        "Seconds per image", "Tokens in", "Tokens out", "From cache", "Cut off", "Errors",
+        "Predictor", "Rows", "$ in all", "$ per 1,000 rows", "$ per image", "s per row", "s, 95 % of rows",
+        "s per image", "Tokens in", "Tokens out", "From cache", "Cut off", "Errors",
     )  # fmt: skip
     lines = []
     for predictor in view.measured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -60,6 +61,7 @@ def render_page(
         "candidate": candidate,
         "verdict_mark": VERDICTS[view.decision.verdict][0],
         "verdict_word": VERDICTS[view.decision.verdict][1],
+        "sentence": tidy(view, VERDICTS[view.decision.verdict][1]),
         "tiles": _tiles(view, candidate),
         "wins": _wins(view.decision.difference, view, candidate),
         "stand_ins": [p for p in view.predictors if p.stand_in],
@@ -67,7 +69,9 @@ def render_page(
         "metric_lines": [
             {"metric": m, "cells": [_metric_cell(view, m, p) for p in view.measured]} for m in view.metrics
         ],
-        "figures": defaultdict(lambda: None, {figure.name: figure for figure in figures}),  # absent ones are None
+        "figures": defaultdict(
+            lambda: None, {figure.name: figure for figure in figures}
+        ),  # absent ones are None
         "better": [_card(c, view, candidate, thumbnails) for c in changes[0]],
         "worse": [_card(c, view, candidate, thumbnails) for c in changes[1]],
         "row_count": len(rows),
@@ -170,7 +174,7 @@ def _tiles(view: Comparison, candidate: Predictor) -> list[dict[str, Any]]:
             under = metric.interval(estimate.low, estimate.high)
             tiles.append(
                 {
-                    "what": f"{predictor.label}: {metric.label.lower()}",
+                    "what": f"{predictor.label}, {metric.label[:1].lower()}{metric.label[1:]}",
                     "predictor": predictor,
                     "value": metric.value(estimate.value),
                     "under": f"95 % interval {under}" if under else "",
@@ -179,7 +183,7 @@ def _tiles(view: Comparison, candidate: Predictor) -> list[dict[str, Any]]:
     paired = view.decision.difference
     if paired is not None and is_number(paired.value):
         interval = metric.interval(paired.low, paired.high, signs=True)
-        p = f"p {_equals(paired.p_shown)}" if is_number(paired.p_shown) else ""
+        p = f"p\u00a0{_equals(paired.p_shown)}" if is_number(paired.p_shown) else ""
         value = f"{metric.difference(paired.value)} {metric.difference_unit}".strip()
         under = " · ".join(part for part in (f"95 % interval {interval}" if interval else "", p) if part)
         tiles.append(
@@ -190,7 +194,7 @@ def _tiles(view: Comparison, candidate: Predictor) -> list[dict[str, Any]]:
 
 def _equals(p: float | None) -> str:
     text = p_text(p)
-    return text if text.startswith("<") else f"= {text}"
+    return (text if text.startswith("<") else f"= {text}").replace(" ", "\u00a0")
 
 
 def _wins(paired: Difference | None, view: Comparison, candidate: Predictor) -> dict[str, Any] | None:
@@ -216,13 +220,14 @@ def _metric_cell(view: Comparison, metric: Metric, predictor: Predictor) -> dict
     rows = f"n {estimate.n:,}" if estimate.n is not None else ""
     if estimate.unscored:
         rows += f", {estimate.unscored:,} unscored"
-        if is_number(estimate.of_scored):
-            rows += f" ({metric.value(estimate.of_scored)} of the scored)"
+    of_scored = f"{metric.value(estimate.of_scored)} of the scored" if is_number(estimate.of_scored) else ""
     cell = {
         "estimate": estimate,
         "value": metric.value(estimate.value),
         "interval": metric.interval(estimate.low, estimate.high),
         "rows": rows,
+        "of_scored": of_scored,
+        "p": "",
         "difference": "",
         "shown": "",
         "wins": "",
@@ -235,10 +240,10 @@ def _metric_cell(view: Comparison, metric: Metric, predictor: Predictor) -> dict
             else f", {estimate.demonstrated} demonstrated"
         )
     if paired is not None and is_number(paired.value):
-        parts = [f"Δ {metric.difference(paired.value)}", metric.interval(paired.low, paired.high, signs=True)]
-        if is_number(paired.p_shown):
-            parts.append(f"p {_equals(paired.p_shown)}")
-        cell["difference"] = " ".join(part for part in parts if part)
+        cell["difference"] = (
+            f"Δ {metric.difference(paired.value)} {metric.interval(paired.low, paired.high, signs=True)}".strip()
+        )
+        cell["p"] = f"p\u00a0{_equals(paired.p_shown)}" if is_number(paired.p_shown) else ""
         if is_number(paired.low) and is_number(paired.high) and not paired.low <= 0 <= paired.high:
             cell["shown"] = "shown" if (paired.value > 0) != metric.lower_is_better else "shown bad"
         if paired.wins is not None and paired.losses is not None:
@@ -285,6 +290,24 @@ def excerpt(text: str, span: tuple[int, int] | None) -> list[tuple[str, bool]]:
     pieces = [("… " + before if start > _AROUND else before, False), (text[start:end], True)]
     pieces.append((after + " …" if end + _AROUND < len(text) else after, False))
     return [piece for piece in pieces if piece[0]]
+
+
+def tidy(view: Comparison, word: str) -> str:
+    """The decision without the verdict in front (the badge says it), with labels for names, numbers kept unbroken."""
+    sentence = view.decision.sentence
+    lead, colon, rest = sentence.partition(": ")
+    if colon and lead.lower() in (word.lower(), "not demonstrated", "not decided"):
+        sentence = rest
+    paired = view.decision.difference
+    if paired is not None:
+        labels = {name: view.predictor(name).label for name in (paired.predictor, paired.baseline)}
+        names = "|".join(re.escape(name) for name in sorted(labels, key=len, reverse=True))
+        sentence = re.sub(rf"(?<![\w-])({names})(?![\w-])", lambda found: labels[found.group()], sentence)
+    sentence = re.sub(
+        r"\[[^\[\]]{1,40}\]", lambda interval: interval.group().replace(" ", "\u00a0"), sentence
+    )
+    sentence = re.sub(r"(?<=\d) (?=%|points|rows|pages)|(?<=p) (?=[<=])|(?<=[<=]) (?=\d)", "\u00a0", sentence)
+    return re.sub(r"(?<![\w-])-(?=\d)", "\u2212", sentence)
 
 
 def _no_pictures(thumbnails: Thumbnails) -> str:

@@ -82,7 +82,11 @@ def page_data(
     return {
         "predictors": [{"label": p.label, "slot": p.slot, "standIn": p.stand_in} for p in predictors],
         "baseline": next((i for i, p in enumerate(predictors) if p.name == view.baseline), 0),
-        "metric": {"label": view.headline.label, "lowerIsBetter": view.headline.lower_is_better},
+        "metric": {
+            "label": view.headline.label,
+            "lowerIsBetter": view.headline.lower_is_better,
+            "percent": view.headline.percent,
+        },
         "shapes": list(SHAPES),
         "sections": sections,
         "failures": failures,

@@ -150,8 +150,15 @@ def _metrics(figures: Mapping[str, Mapping[str, Any]], pairs: list[Mapping[str, 
             f"{label} ({scorer.replace('_', ' ')})" if several else label,
             entry.get("direction") == "lower",
             entry.get("kind") in ("rate", "share"),
+            digits=_digits([e for found in figures.values() for k, e in _entries(found) if k == key]),
         )
     return metrics
+
+
+def _digits(entries: list[Mapping[str, Any]]) -> int:
+    """Places after the point that tell the figures of one metric apart."""
+    size = max((abs(e["estimate"]) for e in entries if is_number(e.get("estimate"))), default=1.0)
+    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 0.1 else 4
 
 
 def _predictors(

@@ -202,6 +202,8 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         # Lone surrogates cannot be encoded; show them as the replacement character.
         return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
         return "; ".join(value)
     return (

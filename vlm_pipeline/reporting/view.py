@@ -15,13 +15,17 @@ EM_DASH = "\u2014"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`percent`: values are shares in [0, 1] and are printed as percentages, differences as points."""
+    """`percent`: values are shares in [0, 1] and are printed as percentages, differences as points.
+
+    `digits` after the point are the same in all figures of a metric, so that columns line up.
+    """
 
     key: str
     label: str
     lower_is_better: bool = False
     percent: bool = False
     unit: str = ""
+    digits: int = 2
 
     def value(self, number: float | None) -> str:
         if not is_number(number):
@@ -29,23 +33,25 @@ class Metric:
         return (
             f"{_fixed(100 * number, 1)} %"
             if self.percent
-            else _plain(number) + (f" {self.unit}" if self.unit else "")
+            else self._number(number) + (f" {self.unit}" if self.unit else "")
         )
 
     def difference(self, number: float | None) -> str:
         """Signed, with a real minus sign; shares become points."""
         if not is_number(number):
             return EM_DASH
-        return signed(_fixed(100 * number, 1)) if self.percent else signed(_plain(number))
+        return signed(_fixed(100 * number, 1) if self.percent else self._number(number))
 
     def interval(self, low: float | None, high: float | None, *, signs: bool = False) -> str:
         if not (is_number(low) and is_number(high)):
             return ""
         if signs:
             return f"[{self.difference(low)}, {self.difference(high)}]"
-        scale = 100 if self.percent else 1
-        text = [_fixed(scale * bound, 1) if self.percent else _plain(bound) for bound in (low, high)]
-        return f"[{text[0]}, {text[1]}]"
+        bounds = [_fixed(100 * bound, 1) if self.percent else self._number(bound) for bound in (low, high)]
+        return f"[{bounds[0]}, {bounds[1]}]"
+
+    def _number(self, number: float) -> str:
+        return _fixed(number, self.digits)
 
     @property
     def difference_unit(self) -> str:

@@ -45,7 +45,9 @@ def draw_page(path: Path, number: int, kind: str = "page") -> None:
     image.save(path)
 
 
-def make_rows(folder: Path, count: int, pages: int, *, score: bool = False, seed: int = 3) -> list[dict[str, Any]]:
+def make_rows(
+    folder: Path, count: int, pages: int, *, score: bool = False, seed: int = 3
+) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for page in range(pages):
@@ -74,23 +76,36 @@ def make_rows(folder: Path, count: int, pages: int, *, score: bool = False, seed
     return rows
 
 
-def answer_of(rng: random.Random, row: dict[str, Any], skill: float, score: bool) -> tuple[str, float | None, tuple[int, int] | None, str]:
+def answer_of(
+    rng: random.Random, row: dict[str, Any], skill: float, score: bool
+) -> tuple[str, float | None, tuple[int, int] | None, str]:
     """Text, the number read from it, where it stands, and the rule."""
     gold = row["value"]
     draw = rng.random()
     if draw > 0.93 + 0.06 * skill:
-        return "I am not able to read that part of the picture clearly, but it looks like a table of values.", None, None, "nothing_found"
+        return (
+            "I am not able to read that part of the picture clearly, but it looks like a table of values.",
+            None,
+            None,
+            "nothing_found",
+        )
     if draw < skill:
         value = gold
     else:
-        value = min(10, max(1, gold + rng.choice((-3, -2, -1, 1, 2, 4)))) if score else gold + rng.choice((-20, -7, 1, 3, 10))
+        value = (
+            min(10, max(1, gold + rng.choice((-3, -2, -1, 1, 2, 4))))
+            if score
+            else gold + rng.choice((-20, -7, 1, 3, 10))
+        )
     lead = rng.choice(("The value shown is ", "According to the table it is ", "", "Answer: "))
     text = f"{lead}Safety Score: {value}" if score else f"{lead}{value} Nm"
     start = text.rindex(str(value))
     return text, float(value), (start, start + len(str(value))), "labelled" if score else "quantity"
 
 
-def make_answers(rows: list[dict[str, Any]], name: str, *, score: bool = False, hostile: bool = False) -> tuple[list[dict], list[dict]]:
+def make_answers(
+    rows: list[dict[str, Any]], name: str, *, score: bool = False, hostile: bool = False
+) -> tuple[list[dict], list[dict]]:
     """Prediction rows and score rows of one predictor."""
     rng = random.Random(f"{name}-answers")
     predictions, scores = [], []
@@ -101,7 +116,10 @@ def make_answers(rows: list[dict[str, Any]], name: str, *, score: bool = False, 
         if hostile and name == "tuned" and index < len(HOSTILE):
             text, value, span, rule = list(HOSTILE.values())[index], None, None, "nothing_found"
         error = "HTTP 529: the server is overloaded" if name == "hosted" and index == len(rows) - 1 else None
-        same = {key: row[key] for key in ("id", "section", "group", "split")} | {"predictor": name, "sample": 0}
+        same = {key: row[key] for key in ("id", "section", "group", "split")} | {
+            "predictor": name,
+            "sample": 0,
+        }
         predictions.append(
             {
                 **same, "prompt_hash": f"prompt-{row['id']}", "text": None if error else text, "finish_reason": "error" if error else "stop",
@@ -114,18 +132,42 @@ def make_answers(rows: list[dict[str, Any]], name: str, *, score: bool = False, 
     return predictions, scores
 
 
-def _score(value: float | None, row: dict[str, Any], span: Any, rule: str, score: bool, error: str | None) -> dict[str, Any]:
+def _score(
+    value: float | None, row: dict[str, Any], span: Any, rule: str, score: bool, error: str | None
+) -> dict[str, Any]:
     gold = float(row["value"])
-    common = {"scorer": "score" if score else "quantity", "kind": "score" if score else "quantity", "version": "v1", "gold": gold, "inferred": False}
-    blank = {"primary": None, "headline": None, "values": {}, "extracted": None, "rule": None, "span": None, "failure": None, "notes": [], "detail": None}
+    common = {
+        "scorer": "score" if score else "quantity",
+        "kind": "score" if score else "quantity",
+        "version": "v1",
+        "gold": gold,
+        "inferred": False,
+    }
+    blank = {
+        "primary": None,
+        "headline": None,
+        "values": {},
+        "extracted": None,
+        "rule": None,
+        "span": None,
+        "failure": None,
+        "notes": [],
+        "detail": None,
+    }
     if error:
         return {**common, **blank, "status": "error", "detail": error}
     if score:
-        values = {"abs_error": None if value is None else abs(value - gold), "error": None if value is None else value - gold}
+        values = {
+            "abs_error": None if value is None else abs(value - gold),
+            "error": None if value is None else value - gold,
+        }
         values |= {f"within_{k}": None if value is None else abs(value - gold) <= k for k in (1, 2)}
         primary = "abs_error"
     else:
-        values = {"exact": None if value is None else value == gold, "within_tolerance": None if value is None else abs(value - gold) <= 0.05 * gold}
+        values = {
+            "exact": None if value is None else value == gold,
+            "within_tolerance": None if value is None else abs(value - gold) <= 0.05 * gold,
+        }
         primary = "exact"
     headline = values[primary]
     failure = "no_answer" if value is None else None if value == gold else "wrong_number"
@@ -137,22 +179,42 @@ def _score(value: float | None, row: dict[str, Any], span: Any, rule: str, score
     }  # fmt: skip
 
 
-def make_inputs(folder: Path, count: int = 240, pages: int = 40, *, score: bool = False, hostile: bool = False, predictors: int = 3, **extra: Any) -> ReportInputs:
+def make_inputs(
+    folder: Path,
+    count: int = 240,
+    pages: int = 40,
+    *,
+    score: bool = False,
+    hostile: bool = False,
+    predictors: int = 3,
+    **extra: Any,
+) -> ReportInputs:
     rows = make_rows(folder / "images", count, pages, score=score)
     chosen = PREDICTORS[:predictors]
     predictions, scores = {}, {}
     for entry in chosen:
-        predictions[entry["name"]], scores[entry["name"]] = make_answers(rows, entry["name"], score=score, hostile=hostile)
+        predictions[entry["name"]], scores[entry["name"]] = make_answers(
+            rows, entry["name"], score=score, hostile=hostile
+        )
     all_scores = [row for name in scores for row in scores[name]]
     all_predictions = [row for name in predictions for row in predictions[name]]
-    same = {"engine": "transformers", "pixels": [3136, 50176], "generation": {"max_new_tokens": 64}, "batching": "by length", "prompt": "p"}
+    same = {
+        "engine": "transformers",
+        "pixels": [3136, 50176],
+        "generation": {"max_new_tokens": 64},
+        "batching": "by length",
+        "prompt": "p",
+    }
     conditions = {e["name"]: {**same, "hosted": "transformers" not in e["kind"]} for e in chosen}
     metrics = {name: compute_metrics(scores[name], predictions[name], predictor=name) for name in scores}
     document = compare(
         all_scores, all_predictions, base="base", tuned="tuned" if predictors > 1 else None, conditions=conditions, metrics=metrics,
         not_run={"fine_tune": "pending: the hosted fine-tune job is still running", "paid": "not run: OPENAI_API_KEY is not set"},
     )  # fmt: skip
-    documents = {name: {"predictor": name, "status": "ready", "splits": {"test": found}} for name, found in metrics.items()}
+    documents = {
+        name: {"predictor": name, "status": "ready", "splits": {"test": found}}
+        for name, found in metrics.items()
+    }
     given: dict[str, Any] = {
         "comparison": document,
         "metrics": documents,
@@ -204,7 +266,10 @@ def adapter_record() -> dict[str, Any]:
     rng = random.Random(5)
     curve = []
     for step in range(10, 410, 10):
-        entry: dict[str, Any] = {"step": step, "loss": 2.4 * 0.985 ** (step / 2) + 0.22 + rng.uniform(-0.05, 0.05)}
+        entry: dict[str, Any] = {
+            "step": step,
+            "loss": 2.4 * 0.985 ** (step / 2) + 0.22 + rng.uniform(-0.05, 0.05),
+        }
         if step % 100 == 0:
             entry |= {"eval_loss": 2.4 * 0.985 ** (step / 2) + 0.3, "gate_score": min(0.7, 0.05 + step / 500)}
         curve.append(entry)

@@ -19,8 +19,9 @@ from vlm_pipeline.reporting.figures.style import (
 )  # fmt: skip
 from vlm_pipeline.reporting.view import Comparison, Difference, Metric, Table, is_number, p_text
 
-WIDTH = 7.6  # inches
-LINE = 0.27  # inches per line of the plot
+# Columns and lines in inches: group, predictor, plot, numbers, n. Fixed, so that nothing can run into anything else.
+WIDTH, LINE, TOP, BOTTOM = 7.6, 0.27, 0.42, 0.62
+GROUP_X, LABEL_X, PLOT_RIGHT, NUMBERS_X, COUNT_X = 0.08, 1.38, 5.2, 5.3, 7.52
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class _Line:
 def headline_forest(view: Comparison) -> Figure | None:
     """Every predictor against the base: overall first, then by section, on the headline metric."""
     others = [p for p in view.measured if p.name != view.baseline]
-    lines = []
+    lines: list[_Line] = []
     for section in (None, *view.sections):
         for predictor in others:
             difference = view.difference(predictor.name, view.headline.key, section)
@@ -45,10 +46,29 @@ def headline_forest(view: Comparison) -> Figure | None:
                 lines.append(
                     _Line(group, predictor.label, predictor.slot, difference, view.headline, section is None)
                 )
+        if section is None:
+            lines += _against_others(view)
     base = view.predictor(view.baseline).label
     return _forest(
         "forest", f"{view.headline.label}: difference from {base}, same rows", lines, view.headline, base
     )
+
+
+def _against_others(view: Comparison) -> list[_Line]:
+    """Pairs that leave the base out, such as the tuned model against a hosted one."""
+    lines = []
+    for d in view.differences:
+        if (
+            d.baseline != view.baseline
+            and d.section is None
+            and d.metric == view.headline.key
+            and is_number(d.value)
+        ):
+            predictor, other = view.predictor(d.predictor), view.predictor(d.baseline)
+            lines.append(
+                _Line(predictor.label, f"from {other.label}", predictor.slot, d, view.headline, False)
+            )
+    return lines
 
 
 def metrics_forest(view: Comparison) -> Figure | None:
@@ -71,16 +91,20 @@ def _forest(name: str, title: str, lines: list[_Line], metric: Metric, base: str
         return None
     several = len({line.label for line in lines}) > 1
     scale = 100 if metric.percent else 1
-    gap = 0.45
     positions: list[float] = []
     y = 0.0
     for index, line in enumerate(lines):
-        if index and line.group != lines[index - 1].group:
-            y += gap if several else 0.0
+        if several and index and line.group != lines[index - 1].group:
+            y += 0.45
         positions.append(y)
         y += 1
-    with drawing(name, WIDTH, 1.15 + LINE * y) as canvas:
-        axes = canvas.subplots()
+    height = TOP + LINE * y + BOTTOM
+    with drawing(name, WIDTH, height) as canvas:
+        canvas.set_layout_engine("none")
+        left = 2.75 if several else 1.9
+        axes = canvas.add_axes(
+            (left / WIDTH, BOTTOM / height, (PLOT_RIGHT - left) / WIDTH, LINE * y / height)
+        )
         edges = [
             scale * v
             for line in lines
@@ -90,28 +114,26 @@ def _forest(name: str, title: str, lines: list[_Line], metric: Metric, base: str
         low, high = min([0.0, *edges]), max([0.0, *edges])
         margin = 0.06 * ((high - low) or 1.0)
         axes.set_xlim(low - margin, high + margin)
-        axes.set_ylim(y - 0.4, -0.75)
+        axes.set_ylim(y - 0.5, -0.5)
         axes.axvline(0, color=INK, linewidth=1.0, zorder=1)
         for line, position in zip(lines, positions, strict=True):
             _draw(axes, line, position, scale)
-        _labels(axes, lines, positions, several)
+        _columns(canvas, axes, lines, positions, several, height)
         unit = metric.difference_unit
-        axes.set_xlabel(
-            f"Difference in {metric.label.lower() if name == 'forest' else 'share'}"
-            + (f" ({unit})" if unit else "")
-            + ", 95 % interval"
-        )
+        what = metric.label.lower() if name == "forest" else "share"
+        axes.set_xlabel(f"Difference in {what}{f' ({unit})' if unit else ''}, 95 % interval")
         axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
+        axes.set_yticks([])
+        axes.locator_params(axis="x", nbins=6)
         axes.spines["left"].set_visible(False)
-        _directions(axes, metric, base, low - margin, high + margin)
+        _directions(axes, metric, low - margin, high + margin)
         table = Table(
             ("Where", "Predictor", "Difference", "Low", "High", "n", "p", "p adjusted", "Wins", "Ties", "Losses"),
             tuple(
                 (
-                    line.group, line.label, _scaled(line.difference.value, scale), _scaled(line.difference.low, scale),
-                    _scaled(line.difference.high, scale), line.difference.n, p_text(line.difference.p),
-                    p_text(line.difference.p_adjusted), line.difference.wins, line.difference.ties, line.difference.losses,
+                    line.group, line.label, *(line.metric.difference(v) for v in (line.difference.value, line.difference.low, line.difference.high)),
+                    line.difference.n, p_text(line.difference.p), p_text(line.difference.p_adjusted), line.difference.wins,
+                    line.difference.ties, line.difference.losses,
                 )
                 for line in lines
             ),
@@ -145,79 +167,40 @@ def _draw(axes, line: _Line, y: float, scale: float) -> None:
     )  # fmt: skip
 
 
-def _labels(axes, lines: list[_Line], positions: list[float], several: bool) -> None:
+def _columns(canvas, axes, lines: list[_Line], positions: list[float], several: bool, height: float) -> None:
     """Names at the left, the number itself at the right: the plot can be read without its table."""
-    ticks = []
-    for index, line in enumerate(lines):
-        first = index == 0 or line.group != lines[index - 1].group
-        ticks.append(
-            f"{shorten(line.group, 22)}  {shorten(line.label, 20)}"
-            if several and first
-            else shorten(line.label if several else line.group)
+
+    def write(x: float, y: float, text: str, **options) -> None:
+        canvas.text(
+            x / WIDTH, 1 - (TOP + LINE * (y + 0.5)) / height, text, va="center", fontsize=8.5, **options
         )
-    axes.set_yticks(positions, ticks)
-    for label, line in zip(axes.get_yticklabels(), lines, strict=True):
-        label.set_color(INK)
-        label.set_fontweight("bold" if line.summary else "normal")
-    for line, position in zip(lines, positions, strict=True):
-        difference = line.difference
-        text = f"{line.metric.difference(difference.value)}  {line.metric.interval(difference.low, difference.high, signs=True)}"
-        axes.text(
-            1.02,
-            position,
-            text,
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=8.5,
-            color=INK,
-            fontweight="bold" if line.summary else "normal",
-        )
-        count = "" if difference.n is None else f"{difference.n:,}"
-        axes.text(
-            1.44,
-            position,
-            count,
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            ha="right",
-            fontsize=8.5,
-            color=MUTED,
-        )
-    axes.text(
-        1.02,
-        -0.75,
-        "Difference [95 % interval]",
-        transform=axes.get_yaxis_transform(),
-        va="bottom",
-        fontsize=8.5,
-        color=MUTED,
-    )
-    axes.text(
-        1.44,
-        -0.75,
-        "n",
-        transform=axes.get_yaxis_transform(),
-        va="bottom",
-        ha="right",
-        fontsize=8.5,
-        color=MUTED,
-    )
+
+    for index, (line, y) in enumerate(zip(lines, positions, strict=True)):
+        weight = "bold" if line.summary else "normal"
+        if index == 0 or line.group != lines[index - 1].group or line.summary != lines[index - 1].summary:
+            write(GROUP_X, y, shorten(line.group, 18 if several else 26), color=INK, fontweight=weight)
+        if several:
+            write(LABEL_X, y, shorten(line.label, 20), color=INK, fontweight=weight)
+        d = line.difference
+        write(NUMBERS_X, y, line.metric.difference(d.value), color=INK, fontweight=weight)
+        interval = line.metric.interval(d.low, d.high, signs=True)
+        write(NUMBERS_X + 0.62, y, interval, color=INK, fontweight=weight)
+        write(COUNT_X, y, "" if d.n is None else f"{d.n:,}", color=MUTED, ha="right")
+    write(NUMBERS_X, -0.95, "Difference [95 % interval]", color=MUTED)
+    write(COUNT_X, -0.95, "n", color=MUTED, ha="right")
 
 
-def _directions(axes, metric: Metric, base: str, low: float, high: float) -> None:
+def _directions(axes, metric: Metric, low: float, high: float) -> None:
     """Say on both ends which way is better, so that an error metric is not misread."""
     left, right = ("better", "worse") if metric.lower_is_better else ("worse", "better")
     width = high - low
-    for text, x, side, room in (
-        (f"← {left}", 0 - 0.01 * width, "right", -low),
-        (f"{right} →", 0 + 0.01 * width, "left", high),
-    ):
-        if room > 0.12 * width:
-            axes.text(
-                x, -0.72, text, ha=side, va="bottom", fontsize=8.5, color=GOOD if "better" in text else BAD
-            )
+    for text, side, sign, room in ((f"← {left}", "right", -1, -low), (f"{right} →", "left", 1, high)):
+        if room > 0.16 * width:
+            options = {
+                "ha": side,
+                "va": "center",
+                "fontsize": 8.5,
+                "color": GOOD if "better" in text else BAD,
+            }
+            axes.text(sign * 0.012 * width, -0.95, text, **options)
     axes.spines["bottom"].set_color(FRAME)
-
-
-def _scaled(value: float | None, scale: float) -> float | None:
-    return round(scale * value, 4) if is_number(value) else None

@@ -41,7 +41,7 @@ def predicted_expected(pairs: Pairs, predictors: Sequence[Predictor], unit: str 
     jitter = 0.28 if whole and span <= 40 else 0.0
     bounds = (low / 1.6, high * 1.6) if wide else (low - 0.08 * span - jitter, high + 0.08 * span + jitter)
     rows = []
-    across = min(3, len(shown))
+    across = _across(len(shown))
     down = -(-len(shown) // across)
     with drawing("predicted", 7.6, (3.1 if across > 1 else 3.6) * down) as canvas:
         for axes, predictor in zip(
@@ -63,16 +63,15 @@ def predicted_expected(pairs: Pairs, predictors: Sequence[Predictor], unit: str 
                 axes.set_xscale("log")
                 axes.set_yscale("log")
             axes.set_aspect("equal")
+            axes.tick_params(labelbottom=True)
             axes.grid()
             errors = points[:, 1] - points[:, 0]
-            rank = _rank_correlation(points)
             rows.append(
                 (
                     predictor.label,
                     len(points),
                     float(errors.mean()),
                     float(np.abs(errors).mean()),
-                    rank,
                     outside,
                 )
             )
@@ -80,7 +79,7 @@ def predicted_expected(pairs: Pairs, predictors: Sequence[Predictor], unit: str 
         canvas.supxlabel(f"Expected{suffix}", fontsize=9)
         canvas.supylabel(f"Predicted{suffix}", fontsize=9)
         table = Table(
-            ("Predictor", "n", "Mean error", "Mean absolute error", "Rank correlation", "Outside the axes"),
+            ("Predictor", "n", "Mean error", "Mean absolute error", "Outside the axes"),
             tuple(rows),
             "Predicted against expected",
         )
@@ -90,7 +89,7 @@ def predicted_expected(pairs: Pairs, predictors: Sequence[Predictor], unit: str 
         note = "Points on the line are right."
         if jitter:
             note += " Points are moved at random by up to 0.3 so that equal ones can be seen."
-        if any(r[5] for r in rows):
+        if any(r[4] for r in rows):
             note += " Values outside the axes are drawn on the edge."
         return finish(canvas, "predicted", "Predicted against expected", alt, table, note=note)
 
@@ -103,7 +102,7 @@ def confusion(pairs: Pairs, predictors: Sequence[Predictor], low: int, high: int
     if not shown or not 1 <= high - low <= 12:
         return None
     scores = list(range(low, high + 1))
-    across = min(3, len(shown))
+    across = _across(len(shown))
     down = -(-len(shown) // across)
     counts = {}
     for predictor in shown:
@@ -130,7 +129,7 @@ def confusion(pairs: Pairs, predictors: Sequence[Predictor], low: int, high: int
             axes.set_title(shorten(predictor.label, 28))
             axes.set_xticks(range(len(scores)), scores)
             axes.set_yticks(range(len(scores)), scores)
-            axes.tick_params(length=0)
+            axes.tick_params(length=0, labelbottom=True)
             axes.set_aspect("equal")
         canvas.supxlabel("Predicted score", fontsize=9)
         canvas.supylabel("Expected score", fontsize=9)
@@ -166,15 +165,16 @@ def error_distribution(pairs: Pairs, predictors: Sequence[Predictor], unit: str 
     }
     everything = np.concatenate(list(errors.values()))
     limit = float(np.percentile(np.abs(everything), 98)) or 1.0
-    whole = bool(np.all(everything == np.round(everything))) and limit <= 15
-    edges = (
-        np.arange(-np.ceil(limit) - 0.5, np.ceil(limit) + 1.5) if whole else np.linspace(-limit, limit, 26)
-    )
+    width = limit / 12
+    if bool(np.all(everything == np.round(everything))):
+        width = max(1.0, np.ceil(width))
+    half = np.ceil(limit / width)
+    edges = (np.arange(-half, half + 2) - 0.5) * width  # one bin is centred on no error
     suffix = f" ({unit})" if unit else ""
     height = max(2.2, 0.75 * len(shown) + 0.9)
     with drawing("errors", 7.6, height) as canvas:
         left, right = canvas.subfigures(1, 2, width_ratios=(1.25, 1))
-        rows_of = left.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+        rows_of = left.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axes, predictor in zip(rows_of, shown, strict=True):
             drawn = np.clip(errors[predictor.name], edges[0], edges[-1])
             share = np.histogram(drawn, edges)[0] / len(drawn) * 100
@@ -259,7 +259,7 @@ def reward_distribution(
     low, high = float(everything.min()), float(everything.max())
     edges = np.linspace(low - 0.5, high + 0.5, 2) if low == high else np.linspace(low, high, 31)
     with drawing("rewards", 7.6, max(1.9, 0.85 * len(shown) + 0.7)) as canvas:
-        rows_of = canvas.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+        rows_of = canvas.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axes, predictor in zip(rows_of, shown, strict=True):
             share = np.histogram(values[predictor.name], edges)[0] / len(values[predictor.name]) * 100
             axes.bar(
@@ -309,6 +309,11 @@ def reward_distribution(
         return finish(canvas, "rewards", "Reward distribution", alt, table, note=note)
 
 
+def _across(count: int) -> int:
+    """Panels in a row: four make a square, more go three by three."""
+    return 2 if count == 4 else min(3, count)
+
+
 def _cells(axes, shares, texts: list[list[str]]) -> None:
     """Heat cells from pale to deep blue with their text in a colour that can be read on them."""
     for y, row in enumerate(shares):
@@ -347,13 +352,3 @@ def ramp(share: float) -> str:
 def ramp_ink(share: float) -> str:
     """Text colour on `ramp(share)` with a contrast of at least 4.5; never a palette colour, so that it stays put."""
     return "#ffffff" if share > 0.55 else "#101820"
-
-
-def _rank_correlation(points) -> float | None:
-    """Spearman's rho, for the figure's table; None for constant columns."""
-    import numpy as np
-    from scipy.stats import rankdata
-
-    if len(points) < 3 or np.ptp(points[:, 0]) == 0 or np.ptp(points[:, 1]) == 0:
-        return None
-    return float(np.corrcoef(rankdata(points[:, 0]), rankdata(points[:, 1]))[0, 1])

@@ -33,7 +33,7 @@ def section_heatmap(view: Comparison) -> Figure | None:
     if not numbers:
         return None
     low, high = (0.0, 1.0) if metric.percent else (min(numbers), max(numbers))
-    with drawing("sections", 7.6, 0.95 + 0.46 * len(view.sections)) as canvas:
+    with drawing("sections", 7.6, 0.7 + 0.5 * len(view.sections)) as canvas:
         axes = canvas.subplots()
         for y, section in enumerate(view.sections):
             for x, predictor in enumerate(shown):
@@ -61,11 +61,10 @@ def section_heatmap(view: Comparison) -> Figure | None:
                     if few
                     else None
                 )
-                text = metric.value(cell.value)
-                count = f"n = {cell.n:,}" if cell.n is not None else ""
-                axes.text(
-                    x, y, f"{text}   {count}", ha="center", va="center", fontsize=8.5, color=ink, bbox=box
-                )
+                options = {"ha": "center", "va": "center", "color": ink}
+                axes.text(x, y - 0.13, metric.value(cell.value), fontsize=9.5, bbox=box, **options)
+                if cell.n is not None:
+                    axes.text(x, y + 0.23, f"n {cell.n:,}", fontsize=7.5, bbox=box, **options)
         axes.set_xlim(-0.5, len(shown) - 0.5)
         axes.set_ylim(len(view.sections) - 0.5, -0.5)
         axes.set_xticks(range(len(shown)), [shorten(p.label, 22 if len(shown) < 5 else 15) for p in shown])
@@ -111,8 +110,8 @@ def radar(view: Comparison) -> Figure | None:
     ]
     if not drawn:
         return None
+    columns: list[list[str]] = []
     angles = [2 * math.pi * k / len(view.sections) for k in range(len(view.sections))]
-    rows = []
     with drawing("radar", 3.6, 3.3) as canvas:
         axes = canvas.subplots(subplot_kw={"projection": "polar"})
         axes.set_theta_offset(math.pi / 2)
@@ -123,14 +122,15 @@ def radar(view: Comparison) -> Figure | None:
                 [*angles, angles[0]], [*values, values[0]], dash(predictor.slot), color=colour(predictor.slot), linewidth=1.6,
                 marker=marker(predictor.slot), markersize=3.5, label=shorten(predictor.label, 22),
             )  # fmt: skip
-            rows += [(s, predictor.label, v) for s, v in zip(view.sections, values, strict=True)]
+            columns.append([metric.value(v / 100) for v in values])
         axes.set_xticks(angles, [shorten(s, 14) for s in view.sections])
         axes.set_ylim(0, 100)
         axes.set_yticks([25, 50, 75, 100], ["", "50", "", "100 %"])
         axes.spines["polar"].set_color(FRAME)
-        axes.tick_params(pad=6, labelsize=8)
+        axes.tick_params(pad=11, labelsize=8)
         canvas.legend(loc="outside lower center", ncols=2, fontsize=8)
-        table = Table(("Section", "Predictor", f"{metric.label} (%)"), tuple(rows), "Radar")
+        lines = tuple(zip(view.sections, *columns, strict=True))
+        table = Table(("Section", *(p.label for p in drawn)), lines, f"{metric.label} by section")
         return finish(
             canvas,
             "radar",

@@ -73,7 +73,7 @@ def training_curve(record: Mapping[str, Any] | None) -> Figure | None:
         )
         final = (evaluation or train)[-1]
         alt = f"Line chart of the loss over {len(steps)} logged steps; the last {'validation' if evaluation else 'training'} loss is {final[1]:.3g} at step {final[0]:g}."
-        return finish(canvas, "training", "Training", alt, table)
+        return finish(canvas, "training", "Loss while training", alt, table)
 
 
 def loop_history(rounds: Sequence[Mapping[str, Any]], view: Comparison) -> Figure | None:
@@ -109,11 +109,12 @@ def loop_history(rounds: Sequence[Mapping[str, Any]], view: Comparison) -> Figur
             if is_number(low) and is_number(high):
                 axes.plot([x, x], [scale * low, scale * high], color=ink, linewidth=1.6)
             axes.plot([x], [scale * value], "D", color=ink, markersize=6)
-            axes.annotate(
-                decision, (x, scale * value), xytext=(8, 4), textcoords="offset points", fontsize=8, color=INK
-            )
+            top = scale * (high if is_number(high) else value)
+            options = {"ha": "center", "va": "bottom", "fontsize": 8, "color": INK}
+            axes.annotate(decision, (x, top), xytext=(0, 4), textcoords="offset points", **options)
+        axes.margins(y=0.16)
         axes.set_xticks(numbers, [str(p[0]) for p in points])
-        axes.set_xlim(-0.4, len(points) - 0.2)
+        axes.set_xlim(-0.5, len(points) - 0.5)
         axes.set_xlabel("Round of the loop")
         axes.set_ylabel(f"{metric.label}" + (" (%)" if metric.percent else ""))
         axes.grid(axis="y")

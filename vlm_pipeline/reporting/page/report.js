@@ -162,7 +162,7 @@
         box.append(marked(textOf(a.t[row]), a.a[row], a.b[row], LONG));
         const list = make("dl");
         if (a.cut[row]) fact(list, "Cut", `the page holds the start of ${number.format(a.cut[row])} characters; rows.parquet holds all`);
-        fact(list, "Read as", textOf(a.x[row])); fact(list, "Rule", textOf(a.r[row])); fact(list, metric.label, a.s[row]);
+        fact(list, "Read as", textOf(a.x[row])); fact(list, "Rule", textOf(a.r[row])); fact(list, metric.label, metric.percent && (a.s[row] === 0 || a.s[row] === 1) ? (a.s[row] ? "yes" : "no") : a.s[row]);
         fact(list, "Failure", (failures[a.f[row]] ?? "").replaceAll("_", " ")); fact(list, "Reason", textOf(a.j[row]));
         fact(list, "Error", textOf(a.err[row])); fact(list, "Tokens out", a.n[row]);
         if (a.l[row] !== null) fact(list, "Seconds", a.l[row]);

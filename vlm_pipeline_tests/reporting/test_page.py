@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+from vlm_pipeline.reporting import BuiltReport
+from vlm_pipeline.reporting.page import excerpt
+from vlm_pipeline_tests.reporting.synthetic import HOSTILE
+
+FETCHING = ("src", "href", "action", "data", "poster", "srcset", "xlink:href", "formaction", "background")
+
+
+class _Scan(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def _tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    scan = _Scan()
+    scan.feed(page)
+    return scan.tags
+
+
+def test_the_page_requests_nothing(page: str) -> None:
+    for tag, attributes in _tags(page):
+        for name in FETCHING:
+            value = attributes.get(name)
+            if value:
+                beside = value in ("rows.csv", "rows.parquet", "report.xlsx") and tag == "a"
+                assert value.startswith(("#", "data:image/")) or beside, (tag, name, value[:80])
+        assert tag not in ("link", "iframe", "object", "embed", "base"), tag
+
+
+def test_no_inline_handler_or_style(page: str) -> None:
+    for tag, attributes in _tags(page):
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], (
+            tag,
+            attributes,
+        )
+
+
+def test_policy_is_strict(page: str) -> None:
+    policy = next(a["content"] for t, a in _tags(page) if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+    assert policy.count("'sha256-") == 2 and "base-uri 'none'" in policy
+
+
+def test_hostile_text_never_becomes_a_tag(page: str) -> None:
+    assert HOSTILE["script"] not in page and "<img src=x" not in page
+    scripts = [a for t, a in _tags(page) if t == "script"]
+    assert [a.get("type") for a in scripts] == ["application/json", None]
+
+
+def test_blocks_stand_in_the_order_of_a_decision(page: str) -> None:
+    ids = [a["id"] for t, a in _tags(page) if t == "section"]
+    assert ids == [
+        "decision",
+        "metrics",
+        "differences",
+        "training",
+        "answers",
+        "sections",
+        "weak",
+        "changes",
+        "cost",
+        "rows",
+        "quarantine",
+        "provenance",
+    ]
+    links = [
+        a["href"]
+        for t, a in _tags(page)
+        if t == "a" and str(a.get("href")).startswith("#") and "=" not in a["href"]
+    ]
+    assert [f"#{i}" for i in ids] == links[1:]
+
+
+def test_stand_ins_and_absent_predictors_are_named(page: str) -> None:
+    assert "is a stand-in (loopback stand-in)" in page
+    assert "OPENAI_API_KEY is not set" in page and "the hosted fine-tune job is still running" in page
+
+
+def test_every_figure_on_the_page_has_a_table_beside_it(page: str, built: BuiltReport) -> None:
+    for figure in built.figures:
+        after = page.split(f'id="figure-{figure.name}"', 1)[1]
+        assert "<table>" in after.split("<figure", 1)[0], figure.name
+
+
+def test_excerpt_marks_what_was_read_and_leaves_out_the_rest() -> None:
+    text = "a" * 2000 + "42" + "b" * 2000
+    pieces = excerpt(text, (2000, 2002))
+    assert [marked for _, marked in pieces] == [False, True, False]
+    assert pieces[1][0] == "42" and pieces[0][0].startswith("… ") and pieces[2][0].endswith(" …")
+    assert excerpt("plain", None) == [("plain", False)] and excerpt("", None) == []
