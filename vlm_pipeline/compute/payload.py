@@ -218,10 +218,18 @@ def run_payload(work: Callable[[dict[str, Any], Reporter], tuple[dict[str, Any],
             reporter.result(metadata, data_version, request.get("asset_key"))
     except PayloadError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        if request.get("result"):
-            write_json(request["result"], {"error": str(error)})
+        _tell(request, str(error))
         return 1
+    except Exception as error:
+        _tell(request, f"{type(error).__name__}: {error}")
+        raise
     return 0
+
+
+def _tell(request: dict[str, Any], error: str) -> None:
+    """Leave the reason where the launcher looks for the result."""
+    if request.get("result"):
+        write_json(request["result"], {"error": error})
 
 
 def _duration(seconds: float) -> str:
