@@ -9,6 +9,7 @@ from vlm_pipeline.orchestration.recording import to_metadata
 from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.scoring.stage import fairness_report
 from vlm_pipeline.task import Task
+from vlm_pipeline.training.stage import budget_verdict
 
 
 def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
@@ -42,6 +43,15 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         return _result(verification_report(loop.task(task), loop.store(task)))
 
     @dg.asset_check(
+        asset=key(task, "plan"),
+        name="within_budget",
+        blocking=True,
+        description="The planned training fits into the task's budget.",
+    )
+    def within_budget(loop: LoopOptions) -> dg.AssetCheckResult:
+        return _result(budget_verdict(loop.store(task)))
+
+    @dg.asset_check(
         asset=key(task, "comparison"),
         name="fair_comparison",
         description="Same rows, same prompts, same engine and picture settings for all compared models.",
@@ -49,7 +59,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
     def fair_comparison(loop: LoopOptions) -> dg.AssetCheckResult:
         return _result(fairness_report(loop.task(task), loop.store(task)), dg.AssetCheckSeverity.WARN)
 
-    return [has_usable_rows, no_leakage, verified_format, fair_comparison]
+    return [has_usable_rows, no_leakage, verified_format, within_budget, fair_comparison]
 
 
 def _result(verdict, severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR) -> dg.AssetCheckResult:

@@ -44,6 +44,15 @@ def make_report(task: Task, store: TaskStore, log: Callable[[str], None]) -> Art
     return make_once(store, "report", inputs, make, log)
 
 
+def loss_curve(record: dict[str, Any]) -> dict[str, Any]:
+    """The training curve of an adapter record as Markdown with a picture, for its asset."""
+    from vlm_pipeline.reporting.figures.training import training_curve
+    from vlm_pipeline.reporting.summary import picture_markdown
+
+    figure = training_curve(record)
+    return {"loss_curve": {"md": picture_markdown(figure)}} if figure else {}
+
+
 def report_inputs(task: Task, store: TaskStore) -> Any:
     from vlm_pipeline.reporting.inputs import ReportInputs
 
@@ -63,6 +72,7 @@ def report_inputs(task: Task, store: TaskStore) -> Any:
         weak=read_json(store.path("weak_sections.json"), default=None),
         quarantine=quarantine_records(task, store),
         findings=verification_findings(task, store),
+        plan=read_json(store.path("plan.json"), default=None),
         provenance=_provenance(store),
         image_root=task.images_path,
     )

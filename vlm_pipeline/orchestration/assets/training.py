@@ -5,14 +5,25 @@ import dagster as dg
 from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
 from vlm_pipeline.orchestration.recording import record
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
+from vlm_pipeline.reporting.stage import loss_curve
 from vlm_pipeline.task import Task
-from vlm_pipeline.training.stage import make_adapter
+from vlm_pipeline.training.stage import make_adapter, make_training_plan
 
 
 def training_assets(task: Task) -> list[dg.AssetsDefinition]:
     @dg.asset(
-        key=key(task, "adapter"),
+        key=key(task, "plan"),
         deps=[key(task, "training_set")],
+        description="Steps, tokens, memory and time of the training to come, counted before any weight is read. "
+        "A plan beyond the task's budget stops the run.",
+        **common(task, "2_training", "json"),
+    )
+    def plan(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
+        return record(make_training_plan(loop.task(task), loop.store(task), context.log.info))
+
+    @dg.asset(
+        key=key(task, "adapter"),
+        deps=[key(task, "training_set"), plan],
         pool=GPU_POOL,
         description="LoRA weights and their record. Trained in a process of its own; an adapter exists when its "
         "record is written.",
@@ -26,6 +37,6 @@ def training_assets(task: Task) -> list[dg.AssetsDefinition]:
         def train(request: dict) -> dict:
             return payloads.run(context, store, "vlm_pipeline.training", request)
 
-        return record(make_adapter(loop.task(task), store, train, context.log.info))
+        return record(make_adapter(loop.task(task), store, train, context.log.info, picture=loss_curve))
 
-    return [adapter]
+    return [plan, adapter]
