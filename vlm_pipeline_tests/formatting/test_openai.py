@@ -14,7 +14,7 @@ import pytest
 from vlm_pipeline.estimates import hosted_fine_tune, image_tokens
 from vlm_pipeline.formatting import format_section, load_processor
 from vlm_pipeline.formatting.openai_jsonl import write_openai_jsonl
-from vlm_pipeline.formatting.openai_validator import AZURE, Limits, validate_jsonl
+from vlm_pipeline.formatting.openai_validator import AZURE, OPENAI, Limits, validate_jsonl
 from vlm_pipeline.settings.data import PromptSettings
 from vlm_pipeline_tests.formatting.worlds import asked, dialogue, picture, picture_model
 
@@ -45,7 +45,7 @@ def write(folder: Path, lines: list[Any]) -> Path:
     return path
 
 
-def rules(folder: Path, lines: list[Any], limits: Limits = Limits(), **more: Any) -> set[str]:
+def rules(folder: Path, lines: list[Any], limits: Limits = OPENAI, **more: Any) -> set[str]:
     report = validate_jsonl(write(folder, lines), limits=limits, **more)
     return {finding.rule for finding in report.blocking}
 
@@ -74,13 +74,13 @@ BROKEN: dict[str, list[Any]] = {
     "empty_line": [b"", *map(example, range(12))],
     "min_examples": [example(i) for i in range(9)],
     "unknown_key": edit(lambda e: e.update(metadata={"id": 1})),
-    "role": edit(lambda e: e["messages"][0].update(role="human")),
+    "role": edit(lambda e: e["messages"].insert(0, {"role": "human", "content": "?"})),
     "weight": edit(lambda e: e["messages"][1].update(weight=0.5)),
     "last_message": edit(lambda e: e["messages"].append({"role": "user", "content": "?"})),
     "no_answer": edit(lambda e: e["messages"][1].update(weight=0)),
     "content": edit(lambda e: e["messages"][1].update(content="")),
     "image_role": edit(lambda e: e["messages"][1].update(content=[{"type": "image_url", "image_url": {"url": uri()}}])),
-    "image_format": edit(lambda e: e["messages"][0]["content"][1]["image_url"].update(url=uri("GIF"))),
+    "image_format": edit(lambda e: e["messages"][0]["content"][1]["image_url"].update(url=uri("BMP"))),
     "image_mode": edit(lambda e: e["messages"][0]["content"][1]["image_url"].update(url=uri("PNG", "L"))),
     "image_url": edit(lambda e: e["messages"][0]["content"][1]["image_url"].update(url="images/page.png")),
     "image": edit(lambda e: e["messages"][0]["content"][1]["image_url"].update(detail="huge")),
