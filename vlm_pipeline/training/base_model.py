@@ -143,7 +143,7 @@ def load_base(
     auto_class = AutoModelForImageTextToText if has_images(config) else AutoModelForCausalLM
     extra: dict[str, Any] = {}
     if quantization is not None and quantization.mode != "none":
-        extra["quantization_config"] = _bitsandbytes(quantization)
+        extra["quantization_config"] = _bitsandbytes(quantization, outside_language_model(auto_class, config))
         extra["device_map"] = {"": device}
     try:
         model = auto_class.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", **extra)
@@ -157,15 +157,38 @@ def load_base(
     return (model if extra else model.to(device)).eval()
 
 
-def _bitsandbytes(quantization: QuantizationSettings) -> Any:
+def outside_language_model(auto_class: Any, config: Any) -> list[str]:
+    """Names of the modules beside the language model (vision tower, output projection): they stay unquantised.
+
+    The vision tower is small, its features feed every answer, and its layers often have widths that 4-bit blocks do
+    not divide.
+    """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        model = auto_class.from_config(config)
+    decoder = model.get_decoder()
+    path = next(name for name, module in model.named_modules() if module is decoder).split(".")
+    beside = []
+    for depth in range(len(path)):
+        parent = ".".join(path[:depth])
+        module = model.get_submodule(parent) if parent else model
+        beside += [
+            ".".join([*path[:depth], name]) for name, _ in module.named_children() if name != path[depth]
+        ]
+    return beside
+
+
+def _bitsandbytes(quantization: QuantizationSettings, unquantized: list[str]) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
     if quantization.mode == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=unquantized)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=quantization.double,
         bnb_4bit_compute_dtype=getattr(torch, quantization.compute_dtype),
+        llm_int8_skip_modules=unquantized,
     )

@@ -140,9 +140,10 @@ def packing_fits(forward: PackedForward, rows: Sequence[Row], prefix: int, proce
     attention, or features that enter deeper layers) cannot be told from a configuration.
     """
     tolerance = 1e-3 if forward.model.dtype == torch.float32 else 5e-2
+    with torch.no_grad():
+        reference = forward.padded_losses(rows, processor)
     try:
         with torch.no_grad():
-            reference = forward.padded_losses(rows, processor)
             packed = forward.row_losses(forward.pack([(rows, prefix)]))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"

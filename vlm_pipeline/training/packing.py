@@ -47,7 +47,7 @@ def pack(
     cursor = n_rows = row_tokens = 0
     for rows, prefix in bundles:
         groups.append(Group(cursor, prefix, tuple(len(row.input_ids) - prefix for row in rows)))
-        row_positions = [positions(row) for row in rows]
+        row_positions = _group_positions(rows, prefix, positions, image_token)
         if prefix:
             ids.append(rows[0].input_ids[:prefix])
             places.append(row_positions[0][..., :prefix])
@@ -76,6 +76,17 @@ def pack(
         row_tokens=row_tokens,
         row_of_target=torch.from_numpy(np.concatenate(owners)),
     )
+
+
+def _group_positions(
+    rows: Sequence[Row], prefix: int, positions: Positions, image_token: int | None
+) -> list[np.ndarray]:
+    """Position ids of every row. Where branches are plain text, the longest row's beginning serves the others."""
+    plain = prefix and not any((row.input_ids[prefix:] == image_token).any() for row in rows)
+    if not plain:
+        return [positions(row) for row in rows]
+    longest = positions(max(rows, key=lambda row: len(row.input_ids)))
+    return [longest[..., : len(row.input_ids)] for row in rows]
 
 
 def _runs(ids: np.ndarray, image_token: int | None) -> int:

@@ -117,6 +117,7 @@ class Training:
 
     def _plan(self) -> None:
         """Say what the run will take; refuse what the budget forbids."""
+        self._planned: tuple[int, list[list[Bundle]]] | None = None
         self.packer = make_packer(self.rows, self.job, self.base_folder)
         measured = measured_throughput(self.request.cache, self.fingerprint, self.job)
         self.plan = plan = make_plan(self.packer, self.job, self.base_folder, measured)
@@ -212,7 +213,7 @@ class Training:
             self._evaluate()
         while progress.step < self.total_steps and not progress.stopped:
             started = time.perf_counter()
-            steps = self.packer.epoch(progress.epoch)[: self.epoch_steps[progress.epoch]]
+            steps = self._epoch_plan(progress.epoch)
             bundles = steps[progress.step_in_epoch]
             upcoming = steps[progress.step_in_epoch + 1 : progress.step_in_epoch + 3]
             loss, norm = self._step(bundles, upcoming)
@@ -234,6 +235,11 @@ class Training:
             self.reporter.say(
                 f"stopped at step {progress.step}: no better answers for {settings.gate_patience} evaluations"
             )
+
+    def _epoch_plan(self, number: int) -> list[list[Bundle]]:
+        if self._planned is None or self._planned[0] != number:
+            self._planned = (number, self.packer.epoch(number)[: self.epoch_steps[number]])
+        return self._planned[1]
 
     def _hold_budget(self) -> None:
         limit, progress = self.job.budget.accelerator_seconds, self.progress
@@ -263,7 +269,8 @@ class Training:
 
     def _backward(self, bundles: list[Bundle], upcoming: list[list[Bundle]]) -> float:
         """Gradient of the mean loss over the step's supervised tokens; returns that loss."""
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         rows = {index: self.rows[index] for bundle in bundles for index in bundle.rows}
         supervised = sum(row.n_supervised for row in rows.values())

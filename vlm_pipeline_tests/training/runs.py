@@ -105,7 +105,6 @@ def page_rows(
                 tiny.formatted_row(
                     processor, f"{page}-{number}", f"Say {number}!", f"It is {number}", image=image,
                     split="val" if page >= pages - val_pages else "train", section=("torque", "fluids")[page % 2],
-                    metadata={"answer": str(number)},
                 )
             )  # fmt: skip
     return rows
