@@ -7,6 +7,7 @@ without the Pipes protocol; only where its reports go differs.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import signal
@@ -202,6 +203,8 @@ def run_payload(work: Callable[[dict[str, Any], Reporter], tuple[dict[str, Any],
     written as JSON, for launchers without Pipes), `asset_key`.
     """
     die_with_parent()
+    # It warns at import of a CPU kernel that nothing here asks for.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     main = is_main_process()
     under_pipes = main and PipesEnvVarParamsLoader().is_dagster_pipes_process()
     request: dict[str, Any] = {}
