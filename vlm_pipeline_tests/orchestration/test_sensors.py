@@ -1,0 +1,98 @@
+"""The fine-tune sensor against the stand-in: one end of a job starts one run, and a lost service starts none."""
+
+import json
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from vlm_pipeline.definitions import build_defs
+from vlm_pipeline.inference.budget import Budget
+from vlm_pipeline.inference.openai_finetune import client_for, submit
+from vlm_pipeline.inference.stage import fine_tune_info
+from vlm_pipeline.orchestration.resources import LoopOptions
+from vlm_pipeline.store import TaskStore, read_json
+from vlm_pipeline.task import Task, load_task
+from vlm_pipeline_tests.servers.hosted_api import StandIn, environment, serving
+
+TASK = """\
+sections: [a]
+base_model: ../base_model
+predictors:
+  - {name: base, kind: transformers}
+  - {name: hosted, kind: openai_finetuned, model: gpt-4o-mini-2024-07-18}
+scorers: [{kind: text}]
+budget: {money_usd: 5}
+"""
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "task.yaml").write_text(TASK)
+    monkeypatch.setenv("VLM_PIPELINE_STORE", str(tmp_path / "store"))
+    return load_task(tmp_path / "demo")
+
+
+def tick(task: Task, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
+    definitions = build_defs(tasks=[task])
+    sensor = definitions.get_sensor_def("demo_hosted_fine_tune")
+    context = dg.build_sensor_context(
+        cursor=cursor, resources={"loop": LoopOptions()}, repository_def=definitions.get_repository_def()
+    )
+    return sensor(context)
+
+
+def submit_job(task: Task, folder: Path) -> Path:
+    lines = [
+        {"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": str(n)}]}
+        for n in range(12)
+    ]
+    train = folder / "train.jsonl"
+    train.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = task.predictors[1]
+    info_path = fine_tune_info(TaskStore(task.name))
+    submit(train, None, settings, info_path=info_path, budget=Budget(5.0), client=client_for(settings))
+    return info_path
+
+
+def test_without_a_job_nothing_is_asked(task: Task) -> None:
+    skipped = tick(task)
+    assert isinstance(skipped, dg.SkipReason) and "no fine-tuning job" in str(skipped.skip_message)
+
+
+def test_a_running_job_is_asked_ever_more_seldom_and_its_end_starts_one_run(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(StandIn(job_s=1.5)) as (_, url):
+        for name, value in environment(url).items():
+            monkeypatch.setenv(name, value)
+        info_path = submit_job(task, tmp_path)
+        first = tick(task)
+        assert isinstance(first, dg.SensorResult) and not first.run_requests
+        assert isinstance(tick(task, first.cursor), dg.SkipReason)  # too early to ask again
+        time.sleep(2)
+        due = json.dumps({**json.loads(first.cursor), "next": 0.0})
+        ended = tick(task, due)
+        again = tick(task, ended.cursor)
+    (request,) = ended.run_requests
+    assert request.run_key.endswith(":succeeded") and [r.run_key for r in again.run_requests] == [
+        request.run_key
+    ]
+    assert dg.AssetKey(["demo", "predictions", "hosted"]) in request.asset_selection
+    assert read_json(info_path)["fine_tuned_model"]
+
+
+def test_a_service_that_is_away_starts_nothing_and_loses_nothing(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(StandIn(job_s=60)) as (_, url):
+        for name, value in environment(url).items():
+            monkeypatch.setenv(name, value)
+        info_path = submit_job(task, tmp_path)
+        before = read_json(info_path)
+    result = tick(task)  # the server is gone
+    assert isinstance(result, dg.SensorResult) and not result.run_requests
+    assert "could not be asked" in str(result.skip_reason)
+    assert read_json(info_path) == before
