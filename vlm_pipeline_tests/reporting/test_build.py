@@ -23,7 +23,7 @@ def small(inputs: ReportInputs) -> ReportInputs:
     rows = [{**row, "images": []} for row in inputs.rows[:8]]
     ids = {row["id"] for row in rows}
     kept = {name: [p for p in table if p["id"] in ids] for name, table in inputs.predictions.items()}
-    return replace(inputs, rows=rows, predictions=kept, adapter=None, rounds=())
+    return replace(inputs, rows=rows, predictions=kept, metrics={}, adapter=None, rounds=())
 
 
 def test_equal_inputs_give_equal_bytes(small: ReportInputs, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_versions_are_kept_and_the_next_report_says_what_changed(small: ReportIn
 
 
 def test_old_versions_are_removed(small: ReportInputs, folder: Path) -> None:
-    bare = replace(small, rows=None, predictions={}, scores={}, metrics={})
+    bare = replace(small, rows=None, predictions={}, scores={}, comparison={**small.comparison, "pairs": []})
     for name in ("a", "b", "c"):
         build_report(replace(bare, data_version=name), folder, keep=2)
     assert sorted(p.name for p in (folder / "versions").iterdir()) == ["b", "c", "index.json"]

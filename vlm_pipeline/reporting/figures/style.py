@@ -112,6 +112,8 @@ def finish(
     canvas: Canvas, name: str, title: str, alt: str, table: Table, *, note: str = "", wide: bool = True
 ) -> Figure:
     """Both files of a drawing; the bytes depend on what is drawn only (no date, no random ids)."""
+    canvas.draw_without_rendering()  # lay out once, for both files
+    canvas.set_layout_engine("none")
     vector, raster = io.StringIO(), io.BytesIO()
     canvas.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
     canvas.savefig(raster, format="png", dpi=144, metadata={"Software": None, "Title": title})
