@@ -50,7 +50,7 @@ def make_blocks(
         quarantine_rows=first,
         quarantine_total=total,
         findings=findings_table(inputs.findings),
-        probes=probes_table(inputs.probes),
+        probes=probes_table(inputs.probes, view),
         costs=cost_table(view, rows),
         provenance=provenance(inputs),
         changes=changes,
@@ -65,12 +65,15 @@ def training_facts(record: Mapping[str, Any] | None) -> Facts:
     base = record.get("base")
     facts.append(("Base model", PurePath(str(base.get("model"))).name if isinstance(base, Mapping) else base))
     for key, label in (
-        ("training_rows", "Training rows"),
+        ("chosen_step", "Chosen step"),
         ("steps", "Optimizer steps"),
         ("trainable_parameters", "Trainable parameters"),
         ("seed", "Seed"),
     ):
         facts.append((label, record.get(key)))
+    training_set = record.get("training_set")
+    if isinstance(training_set, Mapping):
+        facts.append(("Training rows", training_set.get("rows")))
     throughput = record.get("throughput") or {}
     for key, value in (flatten(throughput) if isinstance(throughput, Mapping) else {}).items():
         facts.append((key.replace("_", " ").replace(".", ": ").capitalize(), value))
@@ -155,55 +158,48 @@ def quarantine_tables(records: Mapping[str, Any] | Sequence[Mapping[str, Any]]) 
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
-    """Findings of verification grouped by what is wrong: how many rows, the first of them, what to do."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    """Findings of verification grouped by what is wrong: how many, the first rows, what to do; blocking ones first."""
+    groups: dict[tuple[bool, str, str], list[Mapping[str, Any]]] = {}
     for finding in findings:
-        kind = str(finding.get("failure") or finding.get("kind") or "")
-        groups.setdefault((kind, str(finding.get("remedy") or "")), []).append(finding)
+        key = (
+            not finding.get("blocking"),
+            str(finding.get("title") or finding.get("number") or ""),
+            str(finding.get("remedy") or ""),
+        )
+        groups.setdefault(key, []).append(finding)
     lines = []
-    for (kind, remedy), group in groups.items():
-        ids = [str(f.get("row") or f.get("row_id") or f.get("id") or "") for f in group]
-        message = str(group[0].get("message") or group[0].get("detail") or group[0].get("reason") or "")
+    for (passing, title, remedy), group in sorted(groups.items(), key=lambda item: item[0]):
+        ids = [str(f["row_id"]) for f in group if f.get("row_id")]
+        lines.append(
+            (title, not passing, len(group), str(group[0].get("message") or ""), ", ".join(ids[:3]), remedy)
+        )
+    return Table(
+        ("Finding", "Blocking", "Times", "First message", "First rows", "Remedy"), tuple(lines), "Findings"
+    )
+
+
+def probes_table(probes: Mapping[str, Any] | None, view: Comparison) -> Table | None:
+    """Per predictor: passed of all, interval, and the two facts `passes the bar` and `demonstrated`."""
+    metric = Metric("probes", "Probes", percent=True)
+    labels = {p.name: p.label for p in view.predictors}
+    lines = []
+    for name, result in (probes or {}).items():
+        interval = metric.interval(result.get("low"), result.get("high"))
+        passed = f"{result.get('n_passed')} of {result.get('n_judged')}"
+        failed = ", ".join(str(i) for i in (result.get("failed") or ())[:6])
         lines.append(
             (
-                kind.replace("_", " ") or "finding",
-                len(group),
-                message,
-                ", ".join(i for i in ids[:3] if i),
-                remedy,
+                labels.get(name, name),
+                passed,
+                metric.value(result.get("estimate")),
+                interval,
+                result.get("passes"),
+                result.get("demonstrated"),
+                failed,
             )
         )
-    return Table(("Finding", "Rows", "First message", "First rows", "Remedy"), tuple(lines), "Findings")
-
-
-def probes_table(probes: Mapping[str, Any] | None) -> Table | None:
-    """Per predictor: passed of all, interval, and the two facts `passes the bar` and `demonstrated`."""
-    if not probes:
-        return None
-    metric = Metric("probes", "Probes", percent=True)
-    block = probes.get("predictors") or probes
-    lines = []
-    for name, result in block.items():
-        if isinstance(result, Mapping) and is_number(result.get("estimate")):
-            lines.append(
-                (
-                    name,
-                    metric.value(result["estimate"]),
-                    metric.interval(result.get("low"), result.get("high")),
-                    result.get("n"),
-                    result.get("passes"),
-                    result.get("demonstrated"),
-                )
-            )
-    return (
-        Table(
-            ("Predictor", "Passed", "95 % interval", "n", "Passes the bar", "Demonstrated"),
-            tuple(lines),
-            "Hand-written critical questions",
-        )
-        if lines
-        else None
-    )
+    columns = ("Predictor", "Passed", "Share", "95 % interval", "Passes the bar", "Demonstrated", "Failed")
+    return Table(columns, tuple(lines), "Hand-written critical questions") if lines else None
 
 
 def provenance(inputs: ReportInputs) -> list[tuple[str, Facts]]:
@@ -211,7 +207,11 @@ def provenance(inputs: ReportInputs) -> list[tuple[str, Facts]]:
     groups: list[tuple[str, Facts]] = []
     if inputs.provenance:
         groups.append(("Data versions", _rows_of(inputs.provenance)))
-    record = {k: v for k, v in (inputs.adapter or {}).items() if k not in ("loss_curve", "log", "throughput")}
+    record = {
+        k: v
+        for k, v in (inputs.adapter or {}).items()
+        if k not in ("loss_curve", "evaluations", "throughput")
+    }
     if record:
         groups.append(("Adapter record", _rows_of(record)))
     if inputs.task:

@@ -31,9 +31,11 @@ class ReportInputs:
     weak          weak_sections.json
     rounds        history of the self-driving loop, oldest first
     quarantine    quarantined rows: list of {section, file, line, reason}, or counts {section: {reason: n}}
-    findings      verification findings: {row, failure, message, remedy, severity}
+    findings      verification findings: {number, title, message, remedy, row_id, section, blocking}
     plan          plan.json: what the run was expected to cost
-    probes        probe results
+    probes        probe results by predictor name: n_passed, n_judged, estimate, low, high, passes, demonstrated, failed
+    places        host and path that answered for a hosted predictor, by name; a provider's model that was answered for
+                  on this machine is labelled a stand-in
     provenance    hashes, versions and settings that the caller knows
     data_version  names this report among its siblings; None: hash of the inputs
     previous      report.json of an earlier report; None: the newest other version in the folder
@@ -53,6 +55,7 @@ class ReportInputs:
     findings: Sequence[Mapping[str, Any]] = ()
     plan: Mapping[str, Any] | None = None
     probes: Mapping[str, Any] | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     data_version: str | None = None
     previous: Mapping[str, Any] | None = None

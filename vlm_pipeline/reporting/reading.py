@@ -25,6 +25,7 @@ _VERDICTS = {
     "too_few_rows": "undecided",
     "not_run": "not run",
 }
+_PROVIDERS = ("openai", "openai_finetuned", "azure_openai", "anthropic")
 _LABELS = {
     "mae": "Mean absolute error",
     "rmse": "Root mean square error",
@@ -188,13 +189,9 @@ def _predictors(
             status, reason = status_of(reason or status)
         given = settings.get(name, {})
         stand_in = next(
-            (
-                block["stand_in"]
-                for block in (about, own, given, inputs.metrics.get(name, {}))
-                if block.get("stand_in")
-            ),
-            "",
+            (str(block["stand_in"]) for block in (about, own, given) if block.get("stand_in")), ""
         )
+        stand_in = stand_in or _stand_in(str(given.get("kind")), inputs.places.get(name, ""))
         failures = ((own.get("scorers") or {}).get(scorer) or {}).get("failures") or {}
         found.append(
             Predictor(
@@ -204,12 +201,24 @@ def _predictors(
                 status=status,
                 reason=reason,
                 kind=str(given.get("kind") or ""),
-                stand_in="stand-in" if stand_in is True else str(stand_in),
+                stand_in=stand_in,
                 cost=_cost(own.get("usage") or about.get("usage") or {}),
                 failures={str(kind): int(count) for kind, count in failures.items() if count},
             )
         )
     return tuple(found)
+
+
+def _stand_in(kind: str, place: str) -> str:
+    """A provider's model that a server on this machine answered for is no figure of that model."""
+    host = place.rsplit("@", 1)[-1].split("/", 1)[0].rsplit(":", 1)[0].strip("[]").lower()
+    local = (
+        host == "localhost"
+        or host.endswith(".localhost")
+        or host.startswith("127.")
+        or host in ("::1", "0.0.0.0")
+    )
+    return f"stand-in on {host}" if local and kind in _PROVIDERS else ""
 
 
 def _cost(usage: Mapping[str, Any]) -> dict[str, float | None]:

@@ -256,7 +256,8 @@ def make_inputs(
             {"section": "torque", "file": "rows.jsonl", "line": 40, "row_id": "t-40", "kind": "missing_image", "reason": "images/p9.png does not exist"},
             {"section": "", "file": "rows.jsonl", "line": 61, "row_id": "t-61", "kind": "missing_section", "reason": "the row names no section"},
         ],
-        "findings": [{"row": "t-9", "failure": "near_duplicate", "message": "two pages look alike, their answers differ", "remedy": "look at both pages"}],
+        "findings": [{"number": 31, "title": "leakage between splits", "row_id": "t-9", "section": "torque", "message": "two pages look alike, their answers differ", "remedy": "look at both pages", "blocking": False}],
+        "probes": {"tuned": {"n": 24, "n_judged": 24, "n_passed": 22, "estimate": 22 / 24, "low": 0.742, "high": 0.977, "passes": True, "demonstrated": False, "failed": ["p-3", "p-17"]}},
         "provenance": {"raw_examples": {"data_version": "a1b2c3"}, "versions": {"transformers": "5.17.0"}, "cache": {"hits": 31, "misses": 449}},
     }  # fmt: skip
     return ReportInputs(**{**given, **extra})
@@ -264,18 +265,12 @@ def make_inputs(
 
 def adapter_record() -> dict[str, Any]:
     rng = random.Random(5)
-    curve = []
-    for step in range(10, 410, 10):
-        entry: dict[str, Any] = {
-            "step": step,
-            "loss": 2.4 * 0.985 ** (step / 2) + 0.22 + rng.uniform(-0.05, 0.05),
-        }
-        if step % 100 == 0:
-            entry |= {"eval_loss": 2.4 * 0.985 ** (step / 2) + 0.3, "gate_score": min(0.7, 0.05 + step / 500)}
-        curve.append(entry)
+    loss = {step: 2.4 * 0.985 ** (step / 2) + 0.22 for step in range(10, 410, 10)}
     return {
         "id": "f00dfeed0123", "base": {"model": "data/base_model", "fingerprint": "9c1e", "revision": None}, "template_hash": "77ab",
-        "training_set_hash": "5150", "seed": 0, "training_rows": 4200, "steps": 400, "trainable_parameters": 184320,
-        "loss_curve": curve, "throughput": {"samples_per_second": 84.1, "tokens_per_second": 9120.0, "utilisation": 0.31, "seconds": 212.4},
+        "training_set": {"hash": "5150", "rows": 4200, "val_rows": 480}, "seed": 0, "steps": 400, "chosen_step": 400, "trainable_parameters": 184320,
+        "loss_curve": [{"step": step, "loss": value + rng.uniform(-0.05, 0.05), "learning_rate": 2e-4} for step, value in loss.items()],
+        "evaluations": [{"step": step, "val_loss": loss[step] + 0.08, "score": min(0.7, 0.05 + step / 500), "samples": []} for step in (100, 200, 300, 400)],
+        "throughput": {"samples_per_second": 84.1, "tokens_per_second": 9120.0, "utilisation": 0.31, "training_seconds": 212.4},
         "files": {"adapter_model.safetensors": "00ff"},
     }  # fmt: skip

@@ -99,11 +99,22 @@ def test_every_palette_colour_has_both_classes_in_the_style_sheet() -> None:
         assert f".f-{token} " in css and f".s-{token} " in css
 
 
-def test_loss_curves_of_several_forms(view: Comparison) -> None:
-    points = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5, "eval_loss": 1.6}]
-    columns = {"step": [1, 2], "loss": [2.0, 1.5], "eval_loss": [None, 1.6]}
-    tables = [training.training_curve({"loss_curve": curve}).table.rows for curve in (points, columns)]
-    assert tables[0] == tables[1] == ((1, 2.0, None), (2, 1.5, 1.6))
+def test_training_curve_joins_losses_and_evaluations() -> None:
+    record = {
+        "loss_curve": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}],
+        "evaluations": [
+            {"step": 2, "val_loss": 1.6, "score": None},
+            {"step": 3, "val_loss": 1.4, "score": 0.25},
+        ],
+    }
+    figure = training.training_curve(record)
+    assert figure is not None and figure.table.columns == (
+        "Step",
+        "Training loss",
+        "Validation loss",
+        "Gate score",
+    )
+    assert figure.table.rows == ((1, 2.0, None, None), (2, 1.5, 1.6, None), (3, None, 1.4, 0.25))
     assert training.training_curve({"loss_curve": []}) is None and training.training_curve(None) is None
 
 

@@ -8,17 +8,17 @@ from typing import Any
 from vlm_pipeline.reporting.figures.style import BAD, FRAME, GOOD, INK, MUTED, Figure, colour, drawing, finish
 from vlm_pipeline.reporting.view import Comparison, Table, is_number
 
-_LOSS = ("loss", "train_loss")
-_EVAL = ("eval_loss", "val_loss")
-_GATE = ("gate_score", "task_score", "gate", "val_score")
+_LOSS = ("loss",)
+_EVAL = ("val_loss",)
+_GATE = ("score",)
 
 
 def training_curve(record: Mapping[str, Any] | None) -> Figure | None:
     """Training and validation loss, and below it the task score of the gate where it was measured.
 
-    Reads `loss_curve` (or `log`): a list of {step, loss, eval_loss, gate_score, …}, or a mapping of columns.
+    Reads the adapter record: `loss_curve` [{step, loss, …}] and `evaluations` [{step, val_loss, score, …}].
     """
-    points = _points((record or {}).get("loss_curve") or (record or {}).get("log"))
+    points = [*_points((record or {}).get("loss_curve")), *_points((record or {}).get("evaluations"))]
     train, evaluation, gate = (_series(points, names) for names in (_LOSS, _EVAL, _GATE))
     if not train and not evaluation:
         return None
@@ -132,18 +132,7 @@ def first(entry: Mapping[str, Any], *names: str) -> Any:
 
 
 def _points(curve: Any) -> list[Mapping[str, Any]]:
-    if isinstance(curve, Mapping):
-        names = list(curve)
-        return [dict(zip(names, values, strict=False)) for values in zip(*curve.values(), strict=False)]
-    points = []
-    for index, entry in enumerate(curve or []):
-        if isinstance(entry, Mapping):
-            points.append(entry)
-        elif isinstance(entry, (list, tuple)) and len(entry) == 2:
-            points.append({"step": entry[0], "loss": entry[1]})
-        elif is_number(entry):
-            points.append({"step": index, "loss": entry})
-    return points
+    return [entry for entry in curve or () if isinstance(entry, Mapping)]
 
 
 def _series(points: list[Mapping[str, Any]], names: tuple[str, ...]) -> list[tuple[float, float]]:
