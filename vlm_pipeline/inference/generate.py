@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from vlm_pipeline.inference.branches import ATTENTION, Branches, Prefixes
-from vlm_pipeline.inference.plan import Group, Prompt, batch_groups, group_prompts
+from vlm_pipeline.inference.plan import Group, Prompt, batch_groups, group_prompts, suffix_length
 from vlm_pipeline.inference.sampling import RowProcessor, make_row_processor
 from vlm_pipeline.inference.vision import Pictures
 from vlm_pipeline.settings.predictors import GenerationSettings
@@ -102,7 +102,7 @@ class Generator:
         rows = max_rows or MAX_ROWS[self.device.type if self.device.type == "cuda" else "cpu"]
         groups = group_prompts(prompts, image_token=self.image_token, max_members=rows)
         longest = max(group.prefix for group in groups)
-        suffix = max(len(prompt.ids) for prompt in prompts) - min(group.prefix for group in groups)
+        suffix = max(suffix_length(prompts, group) for group in groups)
         rows, prefix_tokens = self._fit(rows, longest, suffix, settings.max_new_tokens)
         if any(len(group.members) > rows for group in groups):
             groups = group_prompts(prompts, image_token=self.image_token, max_members=rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_LONG_SUFFIX = 256  # tokens
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
@@ -41,8 +43,9 @@ def group_prompts(
     """Cut prompts into groups with a common prefix.
 
     Sorted by pictures and ids, neighbours share the longest prefixes. A prompt joins the group before it when all
-    pictures stay in the prefix, and the prefix keeps at least `min_shared` tokens and half of its length. At
-    least one token is left outside the prefix: its logits give the first new token.
+    pictures stay in the prefix, the prefix keeps at least `min_shared` tokens and half of its length, and what is
+    left of the prompt is not the larger part (a long rest is cheaper as a prefix of its own). At least one token is
+    left outside the prefix: its logits give the first new token.
     """
     order = sorted(range(len(prompts)), key=lambda index: (prompts[index].image_key, prompts[index].ids))
     groups: list[Group] = []
@@ -55,7 +58,8 @@ def group_prompts(
             first = prompts[members[0]]
             shared = min(prefix, alone, _common(first.ids, prompt.ids, prefix))
             enough = shared >= max(min_shared, prefix // 2, _images_end(prompt.ids, image_token))
-            if enough and first.image_key == prompt.image_key:
+            short = len(prompt.ids) - shared <= max(_LONG_SUFFIX, shared)
+            if enough and short and first.image_key == prompt.image_key:
                 members.append(index)
                 prefix = shared
                 continue
@@ -67,19 +71,22 @@ def group_prompts(
     return groups
 
 
+def suffix_length(prompts: Sequence[Prompt], group: Group) -> int:
+    """Tokens of the longest member that lie outside the prefix."""
+    return max(len(prompts[member].ids) for member in group.members) - group.prefix
+
+
 def batch_groups(
     prompts: Sequence[Prompt], groups: Sequence[Group], *, max_rows: int, max_prefix_tokens: int
 ) -> list[list[Group]]:
     """Batches of groups of like length: at most `max_rows` prompts, and prefixes (padded) of `max_prefix_tokens`."""
 
-    def suffix(group: Group) -> int:
-        return max(len(prompts[member].ids) for member in group.members) - group.prefix
+    def size(group: Group) -> tuple[int, int, int]:
+        return group.prefix, suffix_length(prompts, group), len(group.members)
 
     batches: list[list[Group]] = []
     rows = longest = 0
-    for group in sorted(
-        groups, key=lambda group: (group.prefix, suffix(group), len(group.members)), reverse=True
-    ):
+    for group in sorted(groups, key=size, reverse=True):
         fits = batches and rows + len(group.members) <= max_rows
         if fits and (len(batches[-1]) + 1) * longest <= max_prefix_tokens:
             batches[-1].append(group)
