@@ -22,6 +22,7 @@ from vlm_pipeline.scoring.results import FailureKind
 from vlm_pipeline.settings.mcp import McpScorerSettings
 from vlm_pipeline.store import content_hash
 
+CONNECT_TIMEOUT_S = 60.0  # starting a program and shaking hands is no measure of its speed
 FAILURES = get_args(FailureKind)
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ async def _ask(
 ) -> dict[str, dict[str, Any]]:
     """Entries by item id; an entry holds ``score`` or ``problem``."""
     try:
-        async with asyncio.timeout(settings.timeout_s):
+        async with asyncio.timeout(max(CONNECT_TIMEOUT_S, settings.timeout_s)):
             client = await _connected(settings)
     except McpScorerError:
         raise

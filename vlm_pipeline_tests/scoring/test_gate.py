@@ -127,10 +127,15 @@ def test_plain_pytest_exit_codes_and_output(world):
     assert json.loads((world / "gate.json").read_text())["holds"] is False
 
 
-def test_deepeval_test_run(world):
-    program = ("-c", "from deepeval.cli.main import app; app()", "test", "run")
-    found = run(world, "--sections", "torque", "--each-row", "--max-samples", "2", program=program)
+DEEPEVAL = ("-c", "from deepeval.cli.main import app; app()", "test", "run")
+
+
+def test_deepeval_test_run_passes(world):
+    found = run(world, "--sections", "torque", "--each-row", "--max-samples", "2", program=DEEPEVAL)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "4 passed" in found.stdout  # two bars, two rows
-    found = run(world, "--sections", "gaps", "--each-row", "-k", "gaps-0", program=program)
+
+
+def test_deepeval_test_run_fails(world):
+    found = run(world, "--sections", "gaps", "--each-row", "-k", "gaps-0", program=DEEPEVAL)
     assert found.returncode == 1 and "1 failed" in found.stdout

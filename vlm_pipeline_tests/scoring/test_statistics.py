@@ -324,16 +324,16 @@ class TestSimulation:
         ("icc", "pages", "size"), [(0, 30, 1), (0, 200, 1), (0.05, 45, 10), (0.3, 45, 10), (0.2, 8, 12)]
     )
     def test_coverage_of_proportions(self, rate, icc, pages, size):
-        assert coverage_of_proportions(rate, icc, pages, size, repeats=2000, seed=4) >= 0.93
+        assert coverage_of_proportions(rate, icc, pages, size, repeats=1000, seed=4) >= 0.92
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("rate_a", "rate_b"), [(0.5, 0.5), (0.9, 0.9), (0.8, 0.6), (0.98, 0.9)])
     @pytest.mark.parametrize(("pages", "size"), [(40, 1), (20, 10), (60, 8)])
     def test_paired(self, rate_a, rate_b, pages, size):
-        held, rejected = coverage_of_differences(rate_a, rate_b, pages, size, repeats=800, seed=5)
-        assert held >= 0.93
+        held, rejected = coverage_of_differences(rate_a, rate_b, pages, size, repeats=400, seed=5)
+        assert held >= 0.92
         if rate_a == rate_b:
-            assert rejected <= 0.065
+            assert rejected <= 0.075
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("pages", "size"), [(40, 1), (150, 1), (40, 10), (120, 4)])
@@ -341,7 +341,7 @@ class TestSimulation:
         rng = np.random.default_rng(6)
         clusters = np.repeat(np.arange(pages), size)
         held = single = rejected = 0
-        for repeat in range(600):
+        for repeat in range(300):
             shared = rng.normal(0, 0.7, pages)[clusters]
             a, b = (np.abs(shared + rng.normal(0, 1.0, len(shared))) for _ in range(2))
             found = compare_means(a, b, clusters, higher_is_better=False, seed=repeat)
@@ -349,4 +349,4 @@ class TestSimulation:
             rejected += found.p_value < 0.05
             one = mean(a, clusters, seed=repeat)
             single += one.low <= math.sqrt(2 / math.pi * (0.49 + 1)) <= one.high
-        assert held / 600 >= 0.92 and single / 600 >= 0.92 and rejected / 600 <= 0.07
+        assert held / 300 >= 0.91 and single / 300 >= 0.91 and rejected / 300 <= 0.08
