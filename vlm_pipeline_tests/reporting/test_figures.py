@@ -9,7 +9,7 @@ import pytest
 from vlm_pipeline.reporting import BuiltReport, ReportInputs
 from vlm_pipeline.reporting.figures import forest, numeric, sections, training
 from vlm_pipeline.reporting.figures.inline import inline_svg
-from vlm_pipeline.reporting.figures.style import COLOUR_CLASSES
+from vlm_pipeline.reporting.figures.style import COLOUR_CLASSES, MARKERS, PREDICTORS
 from vlm_pipeline.reporting.page import _asset
 from vlm_pipeline.reporting.reading import read_comparison
 from vlm_pipeline.reporting.view import Comparison
@@ -141,3 +141,41 @@ def test_equal_rewards_are_called_broken(view: Comparison) -> None:
 def test_constant_and_single_values_draw(view: Comparison) -> None:
     assert numeric.error_distribution({"base": [(3, 3)] * 4}, view.measured) is not None
     assert numeric.predicted_expected({"base": [(0, 0)]}, view.measured) is not None
+
+
+def test_text_on_every_shade_of_the_heat_map_is_readable() -> None:
+    for step in range(101):
+        ground = numeric.luminance(numeric.ramp(step / 100))
+        assert numeric.contrast(numeric.luminance(numeric.ramp_ink(step / 100)), ground) >= 4.5
+    shades = [numeric.luminance(numeric.ramp(step / 20)) for step in range(21)]
+    assert shades == sorted(shades, reverse=True), "deeper must be darker without colour, too"
+
+
+@pytest.mark.parametrize("deficiency", ["protan", "deutan", "tritan"])
+def test_predictor_colours_differ_for_colour_blind_people(deficiency: str) -> None:
+    """Full-strength simulation matrices of Machado et al. 2009; marks differ in shape as well."""
+    matrices = {
+        "protan": (
+            (0.152286, 1.052583, -0.204868),
+            (0.114503, 0.786281, 0.099216),
+            (-0.003882, -0.048116, 1.051998),
+        ),
+        "deutan": (
+            (0.367322, 0.860646, -0.227968),
+            (0.280085, 0.672501, 0.047413),
+            (-0.011820, 0.042940, 0.968881),
+        ),
+        "tritan": (
+            (1.255528, -0.076749, -0.178779),
+            (-0.078411, 0.930809, 0.147602),
+            (0.004733, 0.691367, 0.303900),
+        ),
+    }
+    seen = []
+    for colour in PREDICTORS[:5]:
+        rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        seen.append([sum(m * c for m, c in zip(row, rgb, strict=True)) for row in matrices[deficiency]])
+    for i, first in enumerate(seen):
+        for second in seen[:i]:
+            assert sum((a - b) ** 2 for a, b in zip(first, second, strict=True)) ** 0.5 > 0.1
+    assert len(set(MARKERS[:5])) == 5

@@ -350,5 +350,18 @@ def ramp(share: float) -> str:
 
 
 def ramp_ink(share: float) -> str:
-    """Text colour on `ramp(share)` with a contrast of at least 4.5; never a palette colour, so that it stays put."""
-    return "#ffffff" if share > 0.55 else "#101820"
+    """Text colour on `ramp(share)`: the one of two with more contrast (never below 4.5), and no palette colour, so
+    that it stays as it is in the dark scheme."""
+    fill = luminance(ramp(share))
+    return max(("#ffffff", "#000000"), key=lambda ink: contrast(luminance(ink), fill))
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of a hex colour (WCAG 2.2)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: float, second: float) -> float:
+    return (max(first, second) + 0.05) / (min(first, second) + 0.05)
