@@ -10,11 +10,11 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from vlm_pipeline.scoring.row_scorers import build_scorer
+from vlm_pipeline.scoring.results import Reference
+from vlm_pipeline.scoring.row_scorers import RowScorer, build_scorer
 from vlm_pipeline.settings.scoring import (
     ChoiceSettings,
     KeywordSettings,
@@ -52,11 +52,11 @@ TEMPLATES = [
     "I would rate this place {s}/10 because there are {a} lanes and the limit is {b} mph.",
     "The answer is {l}. The other options do not fit, since {a} is more than {b}.",
     "Tighten the bolts to {a} Nm ({b} ft-lb), then turn by {c} degrees. Do not exceed {b} bar.",
-    "<tool_call>\n{{\"name\": \"w\", \"arguments\": {{\"city\": \"Paris\", \"days\": {a}}}}}\n</tool_call>",
+    '<tool_call>\n{{"name": "w", "arguments": {{"city": "Paris", "days": {a}}}}}\n</tool_call>',
     "I'm sorry, but I cannot help with that. Please consult page {a} of the manual.",
     "<think>It says {a}.</think>\n<proof>The fuse is rated for 15 A.</proof>\n<answer>It is rated for {a} A.</answer>",
     "Before you start:\n1. Unplug both batteries.\n2. Wear gloves.\n3. Wait {a} minutes.\nThen open the panel with a {b} mm wrench.",
-    "{{\"name\": \"w\", \"arguments\": {{\"city\": \"Paris\"}}",
+    '{{"name": "w", "arguments": {{"city": "Paris"}}',
     "{c}",
 ]
 
@@ -67,7 +67,18 @@ def responses(count: int, seed: int = 0) -> list[str]:
     made = []
     for _ in range(count):
         parts = draw.choices(TEMPLATES, k=draw.choice((1, 1, 1, 2, 4)))
-        made.append("\n".join(p.format(a=draw.randrange(1, 300), b=draw.randrange(1, 99), c=draw.randrange(1, 9_999), s=draw.randrange(1, 11), l=draw.choice("ABCD")) for p in parts))
+        made.append(
+            "\n".join(
+                p.format(
+                    a=draw.randrange(1, 300),
+                    b=draw.randrange(1, 99),
+                    c=draw.randrange(1, 9_999),
+                    s=draw.randrange(1, 11),
+                    l=draw.choice("ABCD"),
+                )
+                for p in parts
+            )
+        )
     return made
 
 
@@ -84,10 +95,11 @@ def hostile(size: int = 20_000) -> dict[str, str]:
     return {piece: (piece * (size // len(piece) + 1))[:size] for piece in pieces}
 
 
-def timed(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return 1000.0 * (time.perf_counter() - start)
+def timed(scorer: RowScorer, text: str, reference: Reference) -> float:
+    """Milliseconds of CPU time that one response takes (a busy machine does not count)."""
+    start = time.process_time()
+    scorer.score(text, reference)
+    return 1000.0 * (time.process_time() - start)
 
 
 def main() -> int:
@@ -100,12 +112,10 @@ def main() -> int:
         scorer = build_scorer(settings)
         reference = scorer.reference(gold, metadata)
         scorer.score(texts[0], reference)  # imports and caches are not part of the figure
-        start, longest = time.perf_counter(), 0.0
-        for text in texts:
-            longest = max(longest, timed(lambda text=text: scorer.score(text, reference)))
+        start = time.perf_counter()
+        slowest[name] = round(max(timed(scorer, text, reference) for text in texts), 2)
         rates[name] = round(len(texts) / (time.perf_counter() - start))
-        slowest[name] = round(longest, 2)
-        times = {piece: min(timed(lambda text=text: scorer.score(text, reference)) for _ in range(2)) for piece, text in hostile().items()}
+        times = {p: min(timed(scorer, text, reference) for _ in range(2)) for p, text in hostile().items()}
         piece = max(times, key=times.__getitem__)
         worst_hostile[name] = {"ms": round(times[piece], 1), "text": f"{piece!r} repeated"}
     print(
@@ -116,7 +126,8 @@ def main() -> int:
                 "responses_per_second": rates,
                 "slowest_ms": slowest,
                 "slowest_hostile_20kB": worst_hostile,
-                "within_limit": max(max(slowest.values()), max(w["ms"] for w in worst_hostile.values())) <= LIMIT_MS,
+                "within_limit": max(max(slowest.values()), max(w["ms"] for w in worst_hostile.values()))
+                <= LIMIT_MS,
             }
         )
     )

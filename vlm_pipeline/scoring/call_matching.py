@@ -38,7 +38,9 @@ def gold_from_possible_answer(entry: Mapping[str, Any]) -> GoldCall:
         raise ValueError(f"a possible answer names exactly one function, this one {sorted(entry)}")
     ((name, arguments),) = entry.items()
     if not isinstance(arguments, Mapping) or not all(isinstance(v, list) for v in arguments.values()):
-        raise ValueError(f"the possible answer of {name} must map every argument to a list of acceptable values")
+        raise ValueError(
+            f"the possible answer of {name} must map every argument to a list of acceptable values"
+        )
     optional = frozenset(key for key, values in arguments.items() if "" in values)
     return GoldCall(str(name), arguments, optional)
 
@@ -48,11 +50,16 @@ def same_value(value: Any, gold: Any, *, ignore_case: bool = True) -> bool:
     if isinstance(value, bool) or isinstance(gold, bool):
         return isinstance(value, bool) and isinstance(gold, bool) and value == gold
     if isinstance(value, int | float) and isinstance(gold, int | float):
-        return value == gold or (isinstance(value, float) or isinstance(gold, float)) and abs(value - gold) <= 1e-9 * max(abs(value), abs(gold))
+        return value == gold or (
+            (isinstance(value, float) or isinstance(gold, float))
+            and abs(value - gold) <= 1e-9 * max(abs(value), abs(gold))
+        )
     if isinstance(value, str) and isinstance(gold, str):
         return value == gold or (ignore_case and _fold(value) == _fold(gold))
     if isinstance(value, list | tuple) and isinstance(gold, list | tuple):
-        return len(value) == len(gold) and all(same_value(a, b, ignore_case=ignore_case) for a, b in zip(value, gold, strict=True))
+        return len(value) == len(gold) and all(
+            same_value(a, b, ignore_case=ignore_case) for a, b in zip(value, gold, strict=True)
+        )
     if isinstance(value, dict) and isinstance(gold, dict):
         return _same_object(value, gold, ignore_case)
     return value is None and gold is None
@@ -71,7 +78,9 @@ def _same_object(value: dict[str, Any], gold: dict[str, Any], ignore_case: bool)
             return False
         if same_value(value[key], choices, ignore_case=ignore_case):
             continue
-        if not (listed and any(same_value(value[key], choice, ignore_case=ignore_case) for choice in choices)):
+        if not (
+            listed and any(same_value(value[key], choice, ignore_case=ignore_case) for choice in choices)
+        ):
             return False
     return True
 
@@ -87,7 +96,10 @@ def acceptable(value: Any, values: Sequence[Any], *, ignore_case: bool = True) -
 def _hits(call: ToolCall, gold: GoldCall, ignore_case: bool) -> int:
     if call.name != gold.name:
         return 0
-    return sum(key in gold.acceptable and acceptable(v, gold.acceptable[key], ignore_case=ignore_case) for key, v in call.arguments.items())
+    return sum(
+        key in gold.acceptable and acceptable(v, gold.acceptable[key], ignore_case=ignore_case)
+        for key, v in call.arguments.items()
+    )
 
 
 def call_matches(call: ToolCall, gold: GoldCall, *, ignore_case: bool = True) -> bool:
@@ -97,7 +109,9 @@ def call_matches(call: ToolCall, gold: GoldCall, *, ignore_case: bool = True) ->
     return all(key in call.arguments or key in gold.optional for key in gold.acceptable)
 
 
-def compare_calls(calls: Sequence[ToolCall], gold: Sequence[GoldCall], *, ignore_case: bool = True) -> CallScores:
+def compare_calls(
+    calls: Sequence[ToolCall], gold: Sequence[GoldCall], *, ignore_case: bool = True
+) -> CallScores:
     """Scores over all calls of a row, in any order; extra and missing calls count as wrong.
 
     F1 counts arguments: right ones over written ones and over wanted ones (an optional argument is wanted when written).
@@ -105,12 +119,15 @@ def compare_calls(calls: Sequence[ToolCall], gold: Sequence[GoldCall], *, ignore
     """
     names = sorted(call.name for call in calls) == sorted(g.name for g in gold)
     pairs = _assign(calls, gold, ignore_case)
-    exact = len(calls) == len(gold) == len(pairs) and all(call_matches(calls[i], gold[j], ignore_case=ignore_case) for i, j in pairs)
+    exact = len(calls) == len(gold) == len(pairs) and all(
+        call_matches(calls[i], gold[j], ignore_case=ignore_case) for i, j in pairs
+    )
     right = sum(_hits(calls[i], gold[j], ignore_case) for i, j in pairs)
     written = sum(len(call.arguments) for call in calls)
     matched = {j: calls[i] for i, j in pairs if calls[i].name == gold[j].name}
     wanted = sum(
-        sum(key not in g.optional or (j in matched and key in matched[j].arguments) for key in g.acceptable) for j, g in enumerate(gold)
+        sum(key not in g.optional or (j in matched and key in matched[j].arguments) for key in g.acceptable)
+        for j, g in enumerate(gold)
     )
     if written + wanted == 0:
         return CallScores(names, exact, float(names))
@@ -128,7 +145,12 @@ def _assign(calls: Sequence[ToolCall], gold: Sequence[GoldCall], ignore_case: bo
 
     worth = numpy.array(
         [
-            [(call_matches(c, g, ignore_case=ignore_case) * 1_000) + (c.name == g.name) + _hits(c, g, ignore_case) for g in gold]
+            [
+                (call_matches(c, g, ignore_case=ignore_case) * 1_000)
+                + (c.name == g.name)
+                + _hits(c, g, ignore_case)
+                for g in gold
+            ]
             for c in calls
         ],
         dtype=float,

@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from vlm_pipeline.scoring.folding import read
+from vlm_pipeline.scoring.folding import at_both_ends, read
 from vlm_pipeline.scoring.results import NOTHING, Extraction
 
 _EMBEDDED = re.compile(r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])[.):])\s+(\S.*)", re.DOTALL)
@@ -31,11 +31,15 @@ _OPEN = r"(?:[\s*_`\"'(\[{<>|$:=~【-]|\\boxed|\\text(?:bf)?|\\mathrm|\\mathbf|\
 _FILL = (
     r"(?:(?:is|are|was|be|as|would be|should be|must be|has to be|could be|seems to be|appears to be|option|options|choice|answer|letter|"
     r"the|a|an|number|most|likely|probably|definitely|clearly|indeed|therefore|thus|simply|just|correct|right|best|final|one|that|"
-    r"with|for|on|to|it|it's|statement|label(?:l?ed)?|actually|really|still|now|closest)(?![A-Za-z])" + _OPEN + r"){0,9}"
+    r"with|for|on|to|it|it's|statement|label(?:l?ed)?|actually|really|still|now|closest)(?![A-Za-z])"
+    + _OPEN
+    + r"){0,9}"
 )
 _STATED = re.compile(
     r"(?:\b(?:answer|option|choice|selection|pick|verdict|solution|response|conclusion|prediction|label|category|classification|guess)s?"
-    r"(?:\s(?:to|for|of|in|from|that|here|given|which)\b[^.!?\n:]{0,70}?)?" + _OPEN + r"(?:is|are|was|would be|should be|must be|will be|has to be|:|=|-|→|>|being)"
+    r"(?:\s(?:to|for|of|in|from|that|here|given|which)\b[^.!?\n:]{0,70}?)?"
+    + _OPEN
+    + r"(?:is|are|was|would be|should be|must be|will be|has to be|:|=|-|→|>|being)"
     r"|(?:^|\n)[ \t]*(?:#{1,6}\s|\*\*)?(?:final |correct )?answer(?:\*\*)?[ \t]*\n"
     r"|\b(?:right|correct|best) (?:one|letter) (?:is|would be)"
     r"|(?:\bnot|n't)\b[^.!?\n]{1,40}\bbut(?: rather| instead)?\b"
@@ -44,8 +48,7 @@ _STATED = re.compile(
     r"|\b(?:choose|pick|select|chosen|selected|picked|selecting)\b"
     r"|\b(?:it|this|that|correct|right|so|best|therefore|thus|hence|wait|no|actually|conclusion|rather|instead|but)[,:]?\s(?:it |this |that )?(?:is|must be|has to be|should be|would be|it's|'s|says?)"
     r"|\b(?:it's|that's|must be|has to be)"
-    r"|\\boxed|(?:^|\n)[ \t]*(?:\*\*|#{1,4}\s)?(?:a|ans)[:.]|答案[是为]?|####)"
-    + _OPEN + _FILL + r"$",
+    r"|\\boxed|(?:^|\n)[ \t]*(?:\*\*|#{1,4}\s)?(?:a|ans)[:.]|答案[是为]?|####)" + _OPEN + _FILL + r"$",
     re.IGNORECASE,
 )
 _STATED_BEHIND = re.compile(
@@ -63,16 +66,48 @@ _NEGATED = re.compile(
     r"(?:[\s*_\"'(]+[\w'-]+){0,6}?[\s*_\"'(\[:]*$",
     re.IGNORECASE,
 )
-_NEGATION_ENDS = re.compile(r"\b(?:but|sure|certain|only|just|doubt|because|so|it's|it is|therefore|hence|thus)\b", re.IGNORECASE)
-_CONDITIONAL = re.compile(r"\b(?:if|whether|unless|when|suppose|assuming|had|were|could|might|may|first|initially|tempt\w*|options?|choices?) (?:\w+ ){0,4}$", re.IGNORECASE)
-_LABEL_END = re.compile(r"\s*(?:$|[\n.,;:!?)\]}*\"'`|_$】<—-]|\\|(?:because|since|as|which|is|and|for|due|with|given|based|but|so|seems|would|was|that|here|–|appears|looks|describes|matches|fits|in|on)\b)")
+_NEGATION_ENDS = re.compile(
+    r"\b(?:but|sure|certain|only|just|doubt|because|so|it's|it is|therefore|hence|thus)\b", re.IGNORECASE
+)
+_CONDITIONAL = re.compile(
+    r"\b(?:if|whether|unless|when|suppose|assuming|had|were|could|might|may|first|initially|tempt\w*|options?|choices?) (?:\w+ ){0,4}$",
+    re.IGNORECASE,
+)
+_LABEL_END = re.compile(
+    r"\s*(?:$|[\n.,;:!?)\]}*\"'`|_$】<—-]|\\|(?:because|since|as|which|is|and|for|due|with|given|based|but|so|seems|would|was|that|here|–|appears|looks|describes|matches|fits|in|on)\b)"
+)
 _LEADING_END = re.compile(r"[)\].:*_}\"'`】]{1,6}(?:\s|$)|\s*$|\s*\n|\s-\s|,\s|\*\*")
 _ALONE = re.compile(r"[)\].*_}\"'`]{0,6}[ \t]*(?:\n|$)")
-_AS_OPTION = re.compile(r"(?:\b(?:option|choice|answer|statement|letter)s?[\s*_(\"'\[]{1,4}|[(\[]\s?|\*\*\(?)$", re.IGNORECASE)
-_CONJOINED = re.compile(r"[\s*_)\]\"'.]{0,5}(?:,|or|and|and/or|&|/)[\s*_(\[\"']{1,5}(?:or |and |both )?(?:option )?[(\[*]{0,3}([A-Z])(?![A-Za-z'])[)\]*]{0,3}(?!\s(?:is|was)\b)")
+_AS_OPTION = re.compile(
+    r"(?:\b(?:option|choice|answer|statement|letter)s?[\s*_(\"'\[]{1,4}|[(\[]\s?|\*\*\(?)$", re.IGNORECASE
+)
+_CONJOINED = re.compile(
+    r"[\s*_)\]\"'.]{0,5}(?:,|or|and|and/or|&|/)[\s*_(\[\"']{1,5}(?:or |and |both )?(?:option )?[(\[*]{0,3}([A-Z])(?![A-Za-z'])[)\]*]{0,3}(?!\s(?:is|was)\b)"
+)
 _SENTENCE = re.compile(r"[.!?](?=\s|$)|\n")
 _SEVERAL = -1  # "the answer is A or C"
-_FUNCTION_WORDS = frozenset("yes no not a an i the none all true false it up down on off in out".split())
+_FUNCTION_WORDS = frozenset(
+    [
+        "yes",
+        "no",
+        "not",
+        "a",
+        "an",
+        "i",
+        "the",
+        "none",
+        "all",
+        "true",
+        "false",
+        "it",
+        "up",
+        "down",
+        "on",
+        "off",
+        "in",
+        "out",
+    ]
+)
 
 
 class _Options:
@@ -100,9 +135,13 @@ class _Options:
         cleaned = [(_clean(text), place) for place, text in enumerate(found_texts) if text and _clean(text)]
         cleaned += [(letter.lower(), place) for place, letter in enumerate(letters) if len(letter) > 1]
         self.by_text = dict(reversed(cleaned))
-        patterns = [r"\s+".join(map(re.escape, text.split())) for text in sorted(self.by_text, key=len, reverse=True)]
+        patterns = [
+            r"\s+".join(map(re.escape, text.split())) for text in sorted(self.by_text, key=len, reverse=True)
+        ]
         self.pattern = (
-            re.compile(rf"(?<![\w.$-])(?<!\d,)(?:{'|'.join(patterns)})(?![\w%]|[.,]\d|-\w)", re.IGNORECASE) if patterns else None
+            re.compile(rf"(?<![\w.$-])(?<!\d,)(?:{'|'.join(patterns)})(?![\w%]|[.,]\d|-\w)", re.IGNORECASE)
+            if patterns
+            else None
         )
 
     def of_text(self, written: str) -> int:
@@ -127,7 +166,7 @@ def extract_choice(text: str, choices: Sequence[str] | Mapping[str, str]) -> Ext
         options = _options(tuple(map(str, choices)), tuple(map(str, choices.values())))
     else:
         options = _options(tuple(map(str, choices)), None)
-    reading = read(text)
+    reading = read(text, 5_000, 7_000)
     found = _Finder(reading.text, options).best()
     if found.span is not None and reading.skipped:
         return Extraction(found.value, found.rule, reading.original(*found.span))
@@ -143,6 +182,7 @@ class _Finder:
         self.ruled_out: set[int] = set()
         self.found: dict[str, list[tuple[int, int, int]]] = {"stated": [], "leading": [], "mentioned": []}
         self.negated_end = -99
+        self.texts: set[int] | None = None  # options whose text stands anywhere, when asked for
 
     def best(self) -> Extraction:
         self._by_text()
@@ -171,7 +211,9 @@ class _Finder:
         cut = max((m.end() for m in _SENTENCE.finditer(self.body, 0, mentions[-1][1])), default=0)
         last = [m for m in mentions if m[1] >= cut]
         if len({m[0] for m in last}) != 1 or not re.match(
-            r"\W*(?:so|therefore|thus|hence|overall|in conclusion|in summary|finally|final|to conclude|but)\b", self.body[cut:], re.IGNORECASE
+            r"\W*(?:so|therefore|thus|hence|overall|in conclusion|in summary|finally|final|to conclude|but)\b",
+            self.body[cut:],
+            re.IGNORECASE,
         ):
             return None
         place, start, end = last[-1]
@@ -183,15 +225,25 @@ class _Finder:
     def _clause(self, start: int) -> str:
         """What stands before a mention in its sentence, 120 characters at most."""
         window = self.body[max(0, start - 120) : start]
-        cuts = [m.end() for m in re.finditer(r"[.!?](?=\s)|;|(?<![:*]|r)\n\s*\n|\n(?=[ \t]*(?:[-*•]|\(?[A-Z0-9][).:]))", window)]
+        cuts = [
+            m.end()
+            for m in re.finditer(
+                r"[.!?](?=\s)|;|(?<![:*]|r)\n\s*\n|\n(?=[ \t]*(?:[-*•]|\(?[A-Z0-9][).:]))", window
+            )
+        ]
         return window[cuts[-1] :] if cuts else window
 
     def _negated(self, clause: str, end: int) -> bool:
         negation = _NEGATED.search(clause)
         if negation:
             inside = negation[0]
-            if not _NEGATION_ENDS.search(inside) and not re.match(r"(?:no|not)\s?$", inside.strip(), re.IGNORECASE) or re.match(
-                r"(?:not|never|neither|nor|n't)\W{0,3}(?:an?\s|the\s|option\s)?\W{0,3}$", inside, re.IGNORECASE
+            if (
+                not _NEGATION_ENDS.search(inside)
+                and not re.match(r"(?:no|not)\s?$", inside.strip(), re.IGNORECASE)
+            ) or re.match(
+                r"(?:not|never|neither|nor|n't)\W{0,3}(?:an?\s|the\s|option\s)?\W{0,3}$",
+                inside,
+                re.IGNORECASE,
             ):
                 return True
         return _NEGATIVE_BEHIND.match(self.body, end) is not None
@@ -201,9 +253,15 @@ class _Finder:
         self.negated_end = end
 
     def _continues_negated(self, start: int) -> bool:
-        """"not A, B or C": what a negated option is joined with is negated too."""
+        """ "not A, B or C": what a negated option is joined with is negated too."""
         between = self.body[self.negated_end : start] if 0 <= start - self.negated_end <= 20 else "."
-        return re.fullmatch(r"[\s*_)\]\"']*(?:,|,?\s(?:or|nor|and)\b)[\s*_(\"'\[]*(?:option )?(?:an? |the )?[(\[]?", between) is not None
+        return (
+            re.fullmatch(
+                r"[\s*_)\]\"']*(?:,|,?\s(?:or|nor|and)\b)[\s*_(\"'\[]*(?:option )?(?:an? |the )?[(\[]?",
+                between,
+            )
+            is not None
+        )
 
     def _stated(self, clause: str, end: int) -> bool:
         cue = _STATED.search(clause)
@@ -213,10 +271,9 @@ class _Finder:
 
     def _by_letter(self) -> None:
         listing = self._is_listing()
-        for match in _LETTER.finditer(self.body):
-            place = self.options.by_letter.get(match[1].upper())
-            if place is None:
-                continue
+        letters = [m for m in _LETTER.finditer(self.body) if m[1].upper() in self.options.by_letter]
+        for match in at_both_ends(letters, 40, 80):
+            place = self.options.by_letter[match[1].upper()]
             start, end = match.span()
             label = _LABEL_END.match(self.body, end) is not None
             if not label and not self._followed_by_own_text(place, end):
@@ -225,9 +282,19 @@ class _Finder:
             as_option = _AS_OPTION.search(clause) is not None or self.body[end : end + 1] == ")"
             upper = match[1].isupper()
             article = match[1] in "aAI" and self.body[end : end + 1] == " " and not as_option
-            leading = not re.sub(r"[\s*_`\"'(\[{<>|$:=~【#-]|\\boxed|\\text", "", self.body[max(0, start - 24) : start]) and start <= 24
+            leading = (
+                not re.sub(
+                    r"[\s*_`\"'(\[{<>|$:=~【#-]|\\boxed|\\text", "", self.body[max(0, start - 24) : start]
+                )
+                and start <= 24
+            )
             stated = self._stated(clause, end) and (upper or as_option or not article)
-            stated = stated or (upper and not listing and not clause.strip(" \t\n*_(`\"'[{") and _ALONE.match(self.body, end) is not None)
+            stated = stated or (
+                upper
+                and not listing
+                and not clause.strip(" \t\n*_(`\"'[{")
+                and _ALONE.match(self.body, end) is not None
+            )
             if not (as_option or stated or leading or (upper and not article)):
                 continue
             if self._negated(clause, end) or self._continues_negated(start):
@@ -251,34 +318,55 @@ class _Finder:
 
     def _is_listing(self) -> bool:
         """The options are repeated as a list from the first letter on; that picks none of them."""
-        heads = [m[1].upper() for m in re.finditer(r"(?:^|\n)[ \t]*(?:[-*•][ \t]+)?(?:\*\*)?\(?([A-Za-z])[).:]", self.body)]
+        heads = [
+            m[1].upper()
+            for m in re.finditer(r"(?:^|\n)[ \t]*(?:[-*•][ \t]+)?(?:\*\*)?\(?([A-Za-z])[).:]", self.body)
+        ]
         labels = list(self.options.by_letter)
         return len(labels) > 1 and any(heads[i : i + 2] == labels[:2] for i in range(len(heads)))
 
     def _by_text(self) -> None:
         if self.options.pattern is None:
             return
-        for match in self.options.pattern.finditer(self.body):
+        for match in at_both_ends(list(self.options.pattern.finditer(self.body)), 40, 80):
             place = self.options.of_text(match[0])
             start, end = match.span()
-            own = re.search(r"(?<![A-Za-z])\(?([A-Za-z])[).:]{1,2}[*_\s]{1,4}$", self.body[max(0, start - 8) : start])
+            own = re.search(
+                r"(?<![A-Za-z])\(?([A-Za-z])[).:]{1,2}[*_\s]{1,4}$", self.body[max(0, start - 8) : start]
+            )
             if own and self.options.by_letter.get(own[1].upper()) is not None:
                 continue  # the letter in front of it speaks for it
             clause = self._clause(start)
             function_word = match[0].lower() in _FUNCTION_WORDS
-            leading = start <= 24 and not re.sub(r"[\s*_`\"'(\[{<>|$:=~#.-]|\b(?:an?|the|it's|it is|this is)\b", "", self.body[:start], flags=re.IGNORECASE)
+            leading = start <= 24 and not re.sub(
+                r"[\s*_`\"'(\[{<>|$:=~#.-]|\b(?:an?|the|it's|it is|this is)\b",
+                "",
+                self.body[:start],
+                flags=re.IGNORECASE,
+            )
             ends = re.match(r"\s*(?:$|[.,;:!?)\]*_\"'\n<}—-])", self.body[end : end + 4]) is not None
             if leading and ends and (function_word or not self._negated("", end)):
                 self._add("leading", place, start, end)
-            elif function_word and not (ends and (self._stated(clause, end) or re.search(r"[:—-]\s?[*_\"']{0,3}$", clause))):
+            elif function_word and not (
+                ends and (self._stated(clause, end) or re.search(r"[:—-]\s?[*_\"']{0,3}$", clause))
+            ):
                 continue
             elif not function_word and (self._negated(clause, end) or self._continues_negated(start)):
                 self._rule_out(place, end)
             elif self._stated(clause, end):
                 self._add("stated", place, start, end)
             else:
-                self._add("leading" if leading and len(self.options.by_text) > 1 and not self._others(place) else "mentioned", place, start, end)
+                self._add(
+                    "leading"
+                    if leading and len(self.options.by_text) > 1 and not self._others(place)
+                    else "mentioned",
+                    place,
+                    start,
+                    end,
+                )
 
     def _others(self, place: int) -> bool:
-        pattern = self.options.pattern
-        return pattern is not None and any(self.options.of_text(m[0]) != place for m in pattern.finditer(self.body))
+        if self.texts is None:
+            found = self.options.pattern.finditer(self.body) if self.options.pattern else ()
+            self.texts = {self.options.of_text(match[0]) for match in found}
+        return bool(self.texts - {place})

@@ -24,7 +24,9 @@ _SPECIAL = re.compile(
 _TURN = re.compile(
     r"(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)\s?(?:user|human|system)\b|\[INST\]|\n\s*(?:###\s*)?(?:user|human|USER|HUMAN|User|Human)\s?:|\n(?:user|human)\s*\n"
 )
-_ROLE = re.compile(r"\s*(?:<\|im_start\|>\s*)?(?:###\s*)?(?:assistant|ASSISTANT|Assistant|AI|model|Response|### Response)\s?(?::|\n)\s*")
+_ROLE = re.compile(
+    r"\s*(?:<\|im_start\|>\s*)?(?:###\s*)?(?:assistant|ASSISTANT|Assistant|AI|model|Response|### Response)\s?(?::|\n)\s*"
+)
 _ECHOED_CHAT = re.compile(r"\s*(?:system|user)\s*\n")
 _ASSISTANT_LINE = re.compile(r"(?:^|\n)\s*assistant\s*\n")
 _PLACEHOLDER = re.compile(
@@ -120,7 +122,15 @@ def _squash(line: str) -> str:
 
 def _without_placeholders(text: str) -> str:
     lines = text.splitlines(keepends=True)
-    kept = [line for line in lines if not (len(line) < 200 and (found := _PLACEHOLDER.search(line)) and not re.search(r"\d", line[found.end() :]))]
+    kept = [
+        line
+        for line in lines
+        if not (
+            len(line) < 200
+            and (found := _PLACEHOLDER.search(line))
+            and not re.search(r"\d", line[found.end() :])
+        )
+    ]
     return "".join(kept).strip() if len(kept) < len(lines) else text
 
 
@@ -134,7 +144,12 @@ def _without_repeats(text: str) -> str:
         keys.append(_squash(line))
         for size in range(1, 6):
             block = keys[-size:]
-            if len(keys) >= 2 * size and any(block) and block == keys[-2 * size : -size] and (size > 1 or len(block[0]) > 3):
+            if (
+                len(keys) >= 2 * size
+                and any(block)
+                and block == keys[-2 * size : -size]
+                and (size > 1 or len(block[0]) > 3)
+            ):
                 del kept[-size:], keys[-size:]
                 break
     counts: dict[str, int] = {}

@@ -20,6 +20,7 @@ magnitude words are applied (1.5 million is 1500000).
 """
 
 import re
+from itertools import pairwise
 
 from vlm_pipeline.scoring.folding import Reading, read
 from vlm_pipeline.scoring.numbers import Number, blank_calculations, find_numbers, find_word_numbers
@@ -30,7 +31,9 @@ _NEXT_TURN = re.compile(
 )
 _HASH = re.compile(r"####[ \t]*")
 _BOXED = re.compile(r"\\f?boxed\s?(?:\{|(?=\s?\\?[\d-]))")
-_COPULA = r"(?:is|are|was|were|would be|will be|should be|must be|comes? (?:out )?to|becomes|equals?|==?|:|->|→|⇒)"
+_COPULA = (
+    r"(?:is|are|was|were|would be|will be|should be|must be|comes? (?:out )?to|becomes|equals?|==?|:|->|→|⇒)"
+)
 _STATED = re.compile(
     rf"\b(?:answer|final result|final value|final total|end result)s?\b[*_`\"']{{0,3}}[ \t]{{0,2}}"
     rf"(?:\([^()\n]{{0,30}}\)[ \t]?|(?:to|for|in|of)\b[^.\n:=]{{1,60}}?)?{_COPULA}"
@@ -64,7 +67,8 @@ _NOISE = re.compile(
 )
 # From such a word to the next comma (or the end) a sentence states a condition or a reason, not its result.
 _SIDE_CLAUSE = re.compile(
-    r"\b(?:when|where|if|given|since|because|assuming|as long as)\b[^\n]*?(?:,(?!\d)|\bso\b|\bthen\b|$)", re.IGNORECASE
+    r"\b(?:when|where|if|given|since|because|assuming|as long as)\b[^\n]*?(?:,(?!\d)|\bso\b|\bthen\b|$)",
+    re.IGNORECASE,
 )
 _RESTATED = re.compile(
     r"\b(?:meaning|which|that|and this|this) (?:the|he|she|they|it|is|equals|makes|gives|means|rounds|comes)\b|\bround(?:s|ed|ing)?(?: it)?(?: up| down| off)? to\b|\bor\b",
@@ -81,7 +85,8 @@ _ADJUNCT = re.compile(
     re.IGNORECASE,
 )
 _TIME_ADJUNCT = re.compile(
-    r"\b(?:in|after|for|during|every|per|out of|by|on|until|before|from|than|since)\s(?:the\s|all\s|another\s)?[$€£]?$", re.IGNORECASE
+    r"\b(?:in|after|for|during|every|per|out of|by|on|until|before|from|than|since)\s(?:the\s|all\s|another\s)?[$€£]?$",
+    re.IGNORECASE,
 )
 _INFINITIVE = re.compile(r"\b(?:to|that|who|which) [a-z]{2,12}(?: [a-z]{2,10})? [$€£]?$")
 _VERB = re.compile(
@@ -93,9 +98,13 @@ _VERB = re.compile(
 )
 
 
-def extract_final_number(text: str) -> "Extraction":
+_MOST_IN_SENTENCE = 60
+_LAST_PART = 2_000  # characters in which an unmarked answer is looked for first
+
+
+def extract_final_number(text: str) -> Extraction:
     """The final number of a response as a float, or value None (rule says why). Rules: see the module."""
-    reading = read(text)
+    reading = read(text, 4_000, 8_000)
     body = blank_calculations(reading.text)
     body = _without_next_turn(body)
     found = _explicit(body) or _fallback(body)
@@ -145,7 +154,9 @@ def _hash_markers(body: str) -> list[tuple[int, Extraction]]:
         if body[match.end() : line_end].strip() == "" and end >= 0:  # the number on the next line
             following = body.find("\n", end + 1)
             line_end = len(body) if following < 0 else following
-        numbers = [n for n in find_numbers(body, match.end(), line_end) if n.usable or n.core[0] == match.end()]
+        numbers = [
+            n for n in find_numbers(body, match.end(), line_end) if n.usable or n.core[0] == match.end()
+        ]
         if numbers:
             number = _of_segment(body, numbers, match.end(), line_end)
             found.append((number.start, _result(number, "hash_marker")))
@@ -162,7 +173,9 @@ def _boxed(body: str) -> list[tuple[int, Extraction]]:
         number = boxed_number(body, start, end)
         if number is None:
             words = find_word_numbers(body, start, end)
-            only_word = len(words) == 1 and not re.sub(r"\\[a-z]+|\W", "", body[start : words[0].start] + body[words[0].end : end])
+            only_word = len(words) == 1 and not re.sub(
+                r"\\[a-z]+|\W", "", body[start : words[0].start] + body[words[0].end : end]
+            )
             number = words[0] if only_word else None
         if number is not None:
             found.append((start, _result(number, "boxed")))
@@ -197,7 +210,11 @@ def boxed_number(text: str, start: int, end: int) -> Number | None:
     if not numbers:
         return None
     number = numbers[0]
-    rest = _LATEX_WORDS.sub(" ", text[start : number.start]) + " " + _LATEX_WORDS.sub(" ", text[number.end : end])
+    rest = (
+        _LATEX_WORDS.sub(" ", text[start : number.start])
+        + " "
+        + _LATEX_WORDS.sub(" ", text[number.end : end])
+    )
     rest = rest.strip(" {}()$€£+~\t\n")
     if len(numbers) > 1:
         return None
@@ -213,7 +230,8 @@ def _statements(body: str) -> list[tuple[int, Extraction]]:
         number = _behind_cue(body, match.end())
         if number is not None:
             found.append((number.start, _result(number, "stated")))
-    for number in _candidates(body, max(0, len(body) - 2_000), len(body)):
+    about_answers = "answer" in body[-_LAST_PART:].lower()
+    for number in _candidates(body, max(0, len(body) - _LAST_PART), len(body)) if about_answers else ():
         if _STATED_BEHIND.match(body, number.end):
             found.append((number.start, _result(number, "stated")))
     return found
@@ -254,22 +272,23 @@ def _of_segment(body: str, numbers: list[Number], start: int, end: int) -> Numbe
     """Which of the numbers of an announced answer it is: behind "=", else the first if it opens, else by sentence."""
     first = numbers[0]
     opens = first.core[0] - start <= 3 or not re.search(r"\w", body[start : first.start])
-    chain = _chain(body, numbers, end)
+    chain = _chain(body, numbers)
     if opens:
         return chain if chain is not None else first
     return _choose(body, numbers, start, end)[0]
 
 
-def _chain(body: str, numbers: list[Number], end: int) -> Number | None:
+def _chain(body: str, numbers: list[Number]) -> Number | None:
     """The last result of "3 + 4 = 7": numbers joined by operators, units and "=" alone, no clause between."""
     result = None
-    for left, right in zip(numbers, numbers[1:], strict=False):
+    for left, right in pairwise(numbers):
         between = body[left.end : right.start]
-        if len(between) > 40 or re.search(r"[,;(]|\b(?:because|since|as|and|or|for|if|when|so|which|per|in)\b", between):
+        if len(between) > 40 or re.search(
+            r"[,;(]|\b(?:because|since|as|and|or|for|if|when|so|which|per|in)\b", between
+        ):
             break
         if re.search(r"=|≈|\\approx", between):
             result = right
-    del end
     return result
 
 
@@ -289,8 +308,11 @@ def _candidates(body: str, start: int, end: int) -> list[Number]:
 
 def _fallback(body: str) -> Extraction:
     """No explicit statement: emphasis, the last result, the last sentence, number words."""
-    numbers = find_numbers(body)
+    numbers = find_numbers(body, max(0, len(body) - _LAST_PART))
     usable = [n for n in numbers if n.usable]
+    if not usable and len(body) > _LAST_PART:
+        numbers = find_numbers(body)
+        usable = [n for n in numbers if n.usable]
     if not usable:
         return _words_or_ordinal(body, numbers)
     sentences = [s for s in _sentences(body) if any(s[0] <= n.start < s[1] for n in usable)]
@@ -308,7 +330,7 @@ def _fallback(body: str) -> Extraction:
 
 
 def _words_or_ordinal(body: str, numbers: list[Number]) -> Extraction:
-    words = [n for n in find_word_numbers(body)]
+    words = find_word_numbers(body)
     strong = [n for n in words if n.value != 1.0] or words
     if strong:
         return _result(strong[-1], "words")
@@ -320,7 +342,7 @@ def _words_or_ordinal(body: str, numbers: list[Number]) -> Extraction:
 
 def _sentences(body: str) -> list[tuple[int, int]]:
     cuts = [0, *(m.end() for m in _SENTENCE_END.finditer(body)), len(body)]
-    return [(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    return [(a, b) for a, b in pairwise(cuts) if b > a]
 
 
 def _group(numbers: list[Number], sentences: list[tuple[int, int]]) -> list[tuple[int, int, list[Number]]]:
@@ -338,16 +360,21 @@ def _group(numbers: list[Number], sentences: list[tuple[int, int]]) -> list[tupl
 
 def _is_noise(body: str, start: int, end: int) -> bool:
     sentence = body[start:end].strip()
-    return sentence.endswith("?") or _NOISE.search(sentence) is not None or (sentence[:1] == "(" and sentence[-1:] == ")")
+    return (
+        sentence.endswith("?")
+        or _NOISE.search(sentence) is not None
+        or (sentence[:1] == "(" and sentence[-1:] == ")")
+    )
 
 
 def _bold(body: str, usable: list[Number]) -> list[Number]:
-    spans = [m.span(1) for m in _BOLD.finditer(body) if _BOLD_NUMBER.match(m[1])]
-    return [n for n in usable if any(a <= n.core[0] < b for a, b in spans[-20:])]
+    spans = [m.span(1) for m in _BOLD.finditer(body) if _BOLD_NUMBER.match(m[1])][-20:]
+    return [n for n in usable if any(a <= n.core[0] < b for a, b in spans)] if spans else []
 
 
 def _choose(body: str, inside: list[Number], start: int, end: int) -> tuple[Number, str]:
     """The number of one sentence that is its result."""
+    inside = inside[-_MOST_IN_SENTENCE:]
     main = [n for n in inside if not _in_parentheses(body, n, start)] or inside
     for clause in list(_SIDE_CLAUSE.finditer(body[start:end]))[:4]:
         a, b = start + clause.start(), start + clause.end()
@@ -357,17 +384,25 @@ def _choose(body: str, inside: list[Number], start: int, end: int) -> tuple[Numb
     results = [n for n in main if _RESULT_SIGN.search(body[start : n.start].rstrip(" \t$€£*\\({~"))]
     if results:
         behind = [n for n in main if n.start > results[-1].start]
-        if behind and _RESTATED.search(body, results[-1].end, behind[0].start):  # "= 0.5 hours, which is 30 minutes"
+        if behind and _RESTATED.search(
+            body, results[-1].end, behind[0].start
+        ):  # "= 0.5 hours, which is 30 minutes"
             return behind[0], "result"
         return results[-1], "result"
     plain = [n for n in main if not _ADJUNCT.search(body, max(start, n.start - 30), n.start)]
     plain = [n for n in plain if not _INFINITIVE.search(body, max(start, n.start - 40), n.start)] or plain
     if not plain:
-        return ([n for n in main if not _TIME_ADJUNCT.search(body, max(start, n.start - 30), n.start)] or main)[-1], "last_sentence"
+        return (
+            [n for n in main if not _TIME_ADJUNCT.search(body, max(start, n.start - 30), n.start)] or main
+        )[-1], "last_sentence"
     after_verb = [n for n in plain if _VERB.search(body, max(start, n.start - 36), n.start)]
     return (after_verb or plain)[-1], "last_sentence"
 
 
 def _in_parentheses(body: str, number: Number, start: int) -> bool:
     opened = body.rfind("(", start, number.start)
-    return opened >= 0 and body.find(")", opened, number.start) < 0 and body[max(start, opened - 1) : opened] != "\\"
+    return (
+        opened >= 0
+        and body.find(")", opened, number.start) < 0
+        and body[max(start, opened - 1) : opened] != "\\"
+    )

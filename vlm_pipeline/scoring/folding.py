@@ -5,10 +5,13 @@ Everything here keeps one character one character, so that spans found in the re
 
 import unicodedata
 from dataclasses import dataclass
+from typing import TypeVar
 
 # A response longer than this is read at both ends only: answers stand at an end, and time stays bounded.
-HEAD_CHARACTERS = 8_000
-TAIL_CHARACTERS = 16_000
+HEAD_CHARACTERS = 6_000
+TAIL_CHARACTERS = 10_000
+
+T = TypeVar("T")
 
 NBSP = "\u00a0"
 
@@ -16,7 +19,9 @@ NBSP = "\u00a0"
 def _table() -> dict[int, str]:
     table = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width forms
     table |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")
-    table |= dict.fromkeys(map(ord, "\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f"), NBSP)
+    table |= dict.fromkeys(
+        map(ord, "\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f"), NBSP
+    )
     table |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u00b4\u2032"), "'")
     table |= dict.fromkeys(map(ord, "\u201c\u201d\u201e\u2033"), '"')
     table |= {0x00B5: "\u03bc", 0x2126: "\u03a9", 0x02DA: "°", 0x00BA: "°", 0x2219: "·", 0x22C5: "·"}
@@ -51,10 +56,14 @@ class Reading:
         )
 
 
-def read(response: str) -> Reading:
-    """Fold a response, and leave out the middle of one beyond HEAD_CHARACTERS + TAIL_CHARACTERS."""
-    skipped = len(response) - HEAD_CHARACTERS - TAIL_CHARACTERS
+def read(response: str, head: int = HEAD_CHARACTERS, tail: int = TAIL_CHARACTERS) -> Reading:
+    """Fold a response, and leave out the middle of one beyond ``head`` + ``tail`` characters."""
+    skipped = len(response) - head - tail
     if skipped <= 0:
         return Reading(fold(response), len(response), 0)
-    text = fold(response[: HEAD_CHARACTERS - 1] + "\n" + response[-TAIL_CHARACTERS:])
-    return Reading(text, HEAD_CHARACTERS, skipped)
+    return Reading(fold(response[: head - 1] + "\n" + response[-tail:]), head, skipped)
+
+
+def at_both_ends(items: list[T], first: int, last: int) -> list[T]:
+    """The first and the last items of an over-long list, so that hostile texts stay cheap."""
+    return items if len(items) <= first + last else items[:first] + items[-last:]

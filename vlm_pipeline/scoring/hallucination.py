@@ -25,5 +25,6 @@ def unsupported_numbers(
 
 def _supported(claim: Quantity, known: Sequence[Quantity]) -> bool:
     return any(
-        same_dimension(claim, fact) and compare_quantities(claim, fact, require_unit=False) == "match" for fact in known
+        same_dimension(claim, fact) and compare_quantities(claim, fact, require_unit=False) == "match"
+        for fact in known
     )

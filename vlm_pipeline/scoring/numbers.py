@@ -54,12 +54,16 @@ _EXPONENT = re.compile(r"[eE][+-]?\d{1,4}(?![\w.])")
 _POWER_OF_TEN = re.compile(
     r"\s?(?:×|x|X|\*|·|\\times|\\cdot)\s?10\s?(?:(?:\^|\*\*)\s?\{?\s?(?P<caret>[+-]?\d{1,4})\s?\}?|(?P<sup>[⁻⁺]?[⁰¹²³⁴-⁹]{1,4}))"
 )
-_POWER = re.compile(r"(?:\^\s?\{?\s?(?P<caret>[+-]?\d{1,4})\s?\}?|\*\*(?P<star>[+-]?\d{1,4})|(?P<sup>[⁻⁺]?[⁰¹²³⁴-⁹]{1,4}))")
+_POWER = re.compile(
+    r"(?:\^\s?\{?\s?(?P<caret>[+-]?\d{1,4})\s?\}?|\*\*(?P<star>[+-]?\d{1,4})|(?P<sup>[⁻⁺]?[⁰¹²³⁴-⁹]{1,4}))"
+)
 _SLASH = re.compile(r"\s?/\s?(\d{1,15})(?![\d./,:]\d|\d)")
 _MIXED = re.compile(r"(?:\s|-)?(\d{1,4})/(\d{1,4})(?![\d/])")
 _MIXED_FRAC = re.compile(r"\s?\\[dtc]?frac\s?(?:\{\s?(\d{1,9})\s?\}\s?\{\s?(\d{1,9})\s?\}|(\d)\s?(\d))")
 _PERCENT = re.compile(r"\s?(?:\\?%|percent\b|per cent\b|pct\b)", re.IGNORECASE)
-_MAGNITUDE = re.compile(r"(?:\s|-)?(hundred|thousand|million|billion|trillion|lakh|crore|mio|mn|bn|tn)s?\b\.?", re.IGNORECASE)
+_MAGNITUDE = re.compile(
+    r"(?:\s|-)?(hundred|thousand|million|billion|trillion|lakh|crore|mio|mn|bn|tn)s?\b\.?", re.IGNORECASE
+)
 _SHORT_MAGNITUDE = re.compile(r"(k|M|B)(?![\w/·^-])")
 _ORDINAL = re.compile(r"(?:\^\{?)?(?:\\text\{)?(?:st|nd|rd|th)\b")
 _LIST = re.compile(r"[ \t]*(?:[-*•>#|]{1,6}[ \t]*)?(?:\*\*|__)?\(?$")
@@ -72,7 +76,7 @@ _LABEL = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z]{2}-$")  # COVID-19, Type-2
 _SIGN = re.compile(rf"-\s?[{CURRENCY}]?\s?(?:\\\$)?$|[{CURRENCY}]\s?-$")
-_NEGATIVE_WORD = re.compile(r"\b(minus|negative)\s{1,2}[%s]?$" % CURRENCY, re.IGNORECASE)
+_NEGATIVE_WORD = re.compile(rf"\b(minus|negative)\s{{1,2}}[{CURRENCY}]?$", re.IGNORECASE)
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
 
 
@@ -100,11 +104,24 @@ def blank_calculations(text: str) -> str:
     return _CALCULATOR.sub(lambda m: " " * len(m[0]), text) if "<<" in text else text
 
 
+# A text with more numbers than this is read up to here and then again from near its end: time stays bounded.
+MOST_NUMBERS = 400
+_DENSE_TAIL = 1_600
+
+
 def find_numbers(text: str, start: int = 0, end: int | None = None) -> list[Number]:
-    """All numbers of a folded text between two offsets, in order."""
+    """All numbers of a folded text between two offsets, in order (of a text full of them: those at both ends)."""
+    limit = len(text) if end is None else end
+    found = _scan(text, start, limit, MOST_NUMBERS)
+    if len(found) == MOST_NUMBERS:
+        found += _scan(text, max(found[-1].end, limit - _DENSE_TAIL), limit, _DENSE_TAIL)
+    return found
+
+
+def _scan(text: str, start: int, limit: int, most: int) -> list[Number]:
     found: list[Number] = []
-    position, limit = start, len(text) if end is None else end
-    while match := _TOKEN.search(text, position, limit):
+    position = start
+    while len(found) < most and (match := _TOKEN.search(text, position, limit)):
         number = _read(text, match, limit, found[-1].end if found else start)
         if number is not None:
             found.append(number)
@@ -155,7 +172,7 @@ def _plain_value(text: str, match: re.Match[str]) -> tuple[float, int, int]:
     elif match["comma"]:
         whole, part = raw.split(",")
         before = text[match.start() - 1 : match.start()]
-        if before and before in "([{," or (len(part) == 3 and len(whole) <= 3 and whole != "0"):
+        if (before and before in "([{,") or (len(part) == 3 and len(whole) <= 3 and whole != "0"):
             raw, end = whole, match.start() + len(whole)  # a list such as (3,14), read one by one
         else:
             raw = f"{whole}.{part}"
@@ -196,7 +213,7 @@ def _exponent(match: re.Match[str]) -> int:
 
 
 def _power(base: float, exponent: int, factor: float = 1.0) -> float:
-    if abs(exponent) > _MAX_EXPONENT or base == 0 and exponent < 0:
+    if abs(exponent) > _MAX_EXPONENT or (base == 0 and exponent < 0):
         return math.nan
     try:
         if base == 10.0 and "e" not in (digits := repr(factor)):
@@ -228,48 +245,71 @@ def _has_currency(text: str, start: int) -> bool:
 def _signed(text: str, value: float, start: int, floor: int) -> tuple[float, int]:
     """A minus sign counts where no operand stands before it: "= -5" yes, "9 - 5", "9-5" and "A-5" no."""
     window = text[max(0, floor, start - 4) : start]
-    found = _SIGN.search(window)
-    if found:
+    if "-" in window and (found := _SIGN.search(window)):
         place = start - len(window) + found.start()
-        spaced = re.match(r"-\s", found[0]) is not None
+        spaced = found[0][0] == "-" and found[0][1:2].isspace()
         before = text[max(0, place - 3) : place]
         operand = before.rstrip()[-1:]
         glued = before[-1:] == operand and operand != ""
-        is_operand = operand.isalnum() or operand in ")]}%°'\"" and operand != ""
+        is_operand = operand.isalnum() or (operand in ")]}%°'\"" and operand != "")
         if found[0][0] != "-":  # $-5
             return -value, place
         if not spaced and not (is_operand and (glued or operand.isdigit() or operand in ")]}%")):
             return -value, place
         return value, start
     window = text[max(0, floor, start - 12) : start]
-    if (found := _NEGATIVE_WORD.search(window)) and not (
-        found[1].lower() == "minus" and text[max(0, floor - 1) : start - len(window) + found.start()].rstrip()[-1:].isdigit()
+    if (
+        window[-2:-1] in ("s", "e", " ")
+        and (found := _NEGATIVE_WORD.search(window))
+        and not (
+            found[1].lower() == "minus"
+            and text[max(0, floor - 1) : start - len(window) + found.start()].rstrip()[-1:].isdigit()
+        )
     ):
         return -value, start - len(window) + found.start()
     return value, start
 
 
 def _role(text: str, start: int, end: int, limit: int) -> str:
-    if _ORDINAL.match(text, end, limit):
+    following = text[end : end + 1]
+    if following and following in "snrt^\\" and _ORDINAL.match(text, end, limit):
         return "ordinal"
-    line_start = max(text.rfind("\n", max(0, start - 12), start) + 1, start - 12, 0)
-    if (
-        end - start <= 3
-        and (line_start == 0 or text[line_start - 1] == "\n")
-        and _LIST.fullmatch(text, line_start, start)
-        and _LIST_END.match(text, end, limit)
-    ):
-        return "list"
-    if _LABEL.search(text, max(0, start - 16), start) or _NAME.search(text, max(0, start - 3), start):
+    if end - start <= 3 and following and following in ".):":
+        line_start = max(text.rfind("\n", max(0, start - 12), start) + 1, start - 12, 0)
+        begins_line = line_start == 0 or text[line_start - 1] == "\n"
+        if begins_line and _LIST.fullmatch(text, line_start, start) and _LIST_END.match(text, end, limit):
+            return "list"
+    before = text[max(0, start - 4) : start].rstrip(" *(")[-1:]
+    if before == "-":
+        return "label" if _NAME.search(text, max(0, start - 3), start) else "number"
+    if before and (before.isalpha() or before in ".#") and _LABEL.search(text, max(0, start - 16), start):
         return "label"
     return "number"
 
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _WORD_VALUES = {word: value for value, word in enumerate(_UNITS)} | {
     word: 10 * (place + 2) for place, word in enumerate(_TENS)
 }
@@ -294,7 +334,11 @@ def find_word_numbers(text: str, start: int = 0, end: int | None = None) -> list
                 if match[4]:
                     value += float("0." + "".join(str(_WORD_VALUES[w]) for w in match[4].lower().split()))
                 last = match.end()
-            found.append(Number(-value if match[1] and place == match.start() else value, place, last, core=(place, last)))
+            found.append(
+                Number(
+                    -value if match[1] and place == match.start() else value, place, last, core=(place, last)
+                )
+            )
     return found
 
 
@@ -311,7 +355,8 @@ def _word_values(phrase: str, offset: int) -> list[tuple[float, int, int]]:
         value = _WORD_VALUES.get(name)
         joins = first is None or (
             (value is not None and (previous in _SCALES or (previous in _TENS and 0 < value < 10)))
-            or (name in _SCALES and (current or total))
+            or (name == "hundred" and 0 < current < 100)
+            or (name in _SCALES and name != "hundred" and current > 0 and _SCALES[name] < smallest_scale)
         )
         if not joins:
             numbers.append((float(total + current), offset + first, offset + last))  # type: ignore[operator]
@@ -324,8 +369,7 @@ def _word_values(phrase: str, offset: int) -> list[tuple[float, int, int]]:
         elif name == "hundred":
             current = (current or 1) * 100
         else:
-            if _SCALES[name] >= smallest_scale:
-                smallest_scale = 10**12
+            smallest_scale = _SCALES[name]
             total, current = total + (current or 1) * _SCALES[name], 0
         previous, last = name, word.end()
     if first is not None:

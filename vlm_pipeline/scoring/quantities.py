@@ -24,13 +24,23 @@ from vlm_pipeline.scoring.results import Span
 from vlm_pipeline.scoring.units import canonical_unit, convert, currency_unit, read_unit
 
 _GRADE = re.compile(r"\s?W\s?-?\s?(\d{1,2})(?![\d.])")
-_UNIT_GAP = re.compile(r"(?:[  *_~]|\\[,;: ]|\\(?:text|mathrm|rm|mathbf|textbf)\s?\{|[-‑](?=[A-Za-z])|[$}{](?=[\s\\°A-Za-z^])|(?<=\d)\)\s?(?=[°A-Za-z])){0,4}")
-_RANGE = re.compile(
-    r"[\s*_$]*(?:-|—|~|\.\.\.?|…|\bto\b|\bthrough\b|\bup to\b|\bund\b|\bbis\b|\band\b|\bor\b)[\s*_$]*(?:\b(?:about|approximately|a maximum of|max\.?|around)\s)?", re.IGNORECASE
+_UNIT_GAP = re.compile(
+    r"(?:[  *_~]|\\[,;: ]|\\(?:text|mathrm|rm|mathbf|textbf)\s?\{|[-‑](?=[A-Za-z])|[$}{](?=[\s\\°A-Za-z^])|(?<=\d)\)\s?(?=[°A-Za-z])){0,4}"
 )
-_LISTED = re.compile(r"[\s*_$]*(?:,|/|\||;|[x×]|\\times|,?\s?\band\b|,?\s?\bor\b|\bby\b)[\s*_$]*", re.IGNORECASE)
-_TOLERANCE = re.compile(r"[\s*_$]*(?:±|\+\s?/\s?-|\+-|\\pm|plus or minus|plus/minus|plus minus)[\s*_$]*", re.IGNORECASE)
-_PLUS = re.compile(r"[\s*_$]*(?:\+|\bplus\b|\bthen\b|\bfollowed by\b|\band then\b)(?:\s(?:an?|another|additional|turn|tighten|rotate|further|by|it|to|extra)){0,5}[\s*_$]*", re.IGNORECASE)
+_RANGE = re.compile(
+    r"[\s*_$]*(?:-|—|~|\.\.\.?|…|\bto\b|\bthrough\b|\bup to\b|\bund\b|\bbis\b|\band\b|\bor\b)[\s*_$]*(?:\b(?:about|approximately|a maximum of|max\.?|around)\s)?",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(
+    r"[\s*_$]*(?:,|/|\||;|[x×]|\\times|,?\s?\band\b|,?\s?\bor\b|\bby\b)[\s*_$]*", re.IGNORECASE
+)
+_TOLERANCE = re.compile(
+    r"[\s*_$]*(?:±|\+\s?/\s?-|\+-|\\pm|plus or minus|plus/minus|plus minus)[\s*_$]*", re.IGNORECASE
+)
+_PLUS = re.compile(
+    r"[\s*_$]*(?:\+|\bplus\b|\bthen\b|\bfollowed by\b|\band then\b)(?:\s(?:an?|another|additional|turn|tighten|rotate|further|by|it|to|extra)){0,5}[\s*_$]*",
+    re.IGNORECASE,
+)
 _BETWEEN = re.compile(r"\b(?:between|from)\W{1,3}(?:about )?$", re.IGNORECASE)
 
 
@@ -52,7 +62,9 @@ class Quantity:
         """The value in another unit; None without unit or where the dimensions differ. Raises for an unknown unit."""
         target = unit if unit == self.unit else canonical_unit(unit)
         if target is None:
-            raise ValueError(f"unknown unit {unit!r}; spell it as in scoring/units.py, for instance 'Nm' or 'ft-lb'")
+            raise ValueError(
+                f"unknown unit {unit!r}; spell it as in scoring/units.py, for instance 'Nm' or 'ft-lb'"
+            )
         return None if self.unit is None else convert(self.value, self.unit, target)
 
 
@@ -75,7 +87,9 @@ def extract_quantities(text: str, *, bare: bool = False) -> list[Quantity]:
     for place, quantity in enumerate(joined):
         summand = quantity.plus or (place + 1 < len(joined) and joined[place + 1].plus)
         if quantity.unit is not None or bare or summand or not with_unit:
-            found.append(replace(quantity, span=reading.original(*quantity.span)) if reading.skipped else quantity)
+            found.append(
+                replace(quantity, span=reading.original(*quantity.span)) if reading.skipped else quantity
+            )
     return found
 
 
@@ -96,7 +110,12 @@ def _rows(body: str) -> list[_Row]:
         rows.append(_Row(number, unit, end))
         taken = end
     words = [_Row(w, *_unit_behind(body, w)) for w in find_word_numbers(body)]
-    words = [row for row in words if row.unit and row.end - row.number.end > 2]  # "six hours", not "one m"
+    inside = [(row.number.start, row.end) for row in rows]
+    words = [
+        row  # "six hours", but neither "one m" nor the "million" of "5 million yen"
+        for row in words
+        if row.unit and row.end - row.number.end > 2 and not any(a <= row.number.start < b for a, b in inside)
+    ]
     return sorted([*rows, *words], key=lambda row: row.number.start) if words else rows
 
 
@@ -115,7 +134,9 @@ def _unit_behind(body: str, number: Number) -> tuple[str | None, int]:
         return symbol, end
     if number.currency:
         sign = body[max(0, number.start - 2) : number.core[0]].strip(" -\\")
-        return currency_unit(sign[-1:]) or currency_unit(body[number.start : number.core[0]].strip(" -\\")[-1:]), number.end
+        return currency_unit(sign[-1:]) or currency_unit(
+            body[number.start : number.core[0]].strip(" -\\")[-1:]
+        ), number.end
     return None, number.end
 
 
@@ -130,7 +151,14 @@ def _no_unit(body: str, number: Number, symbol: str, start: int, end: int) -> bo
     if written == "C" and start == number.end:  # 5C as a name
         return False
     if written in ("A", "V", "K", "F", "C", "J", "N", "W", "B") and start > number.end:
-        return re.match(r"\s(?!(?:of|at|or|and|to|in|for|is|on|per|max|min|DC|AC|fuse|current|supply|battery|circuit|output|input|rated|when|with|which|by|from)\b)[a-z]{4,}", body[end : end + 12]) is not None and written == "A"
+        return (
+            re.match(
+                r"\s(?!(?:of|at|or|and|to|in|for|is|on|per|max|min|DC|AC|fuse|current|supply|battery|circuit|output|input|rated|when|with|which|by|from)\b)[a-z]{4,}",
+                body[end : end + 12],
+            )
+            is not None
+            and written == "A"
+        )
     if written in ("m", "s", "g", "h", "t", "l", "a") and start > number.end:
         return body[end : end + 1] in ("'", "-", "/") and symbol != "m"
     del number
@@ -145,7 +173,12 @@ def _join(body: str, rows: list[_Row]) -> list[Quantity]:
     for index in range(len(rows) - 2, -1, -1):
         left, right = rows[index], rows[index + 1]
         between = body[left.end : right.number.start]
-        if left.unit is None and right.unit is not None and len(between) <= 24 and not _PLUS.fullmatch(between):
+        if (
+            left.unit is None
+            and right.unit is not None
+            and len(between) <= 24
+            and not _PLUS.fullmatch(between)
+        ):
             ranged = _RANGE.fullmatch(between) or _TOLERANCE.fullmatch(between)
             if ranged or (_LISTED.fullmatch(between) and right.unit not in ("%",)):
                 left.unit, left.written = right.unit, False
@@ -184,8 +217,16 @@ def _join(body: str, rows: list[_Row]) -> list[Quantity]:
 def _quantity(row: _Row) -> Quantity:
     number = row.number
     whole = number.decimals == 0 and number.value == int(number.value)
-    year = row.unit is None and whole and 1000 <= number.value <= 2999 and number.core[1] - number.core[0] == 4
-    return Quantity(number.value, row.unit, (number.start, row.end if row.written else number.end), decimals=number.decimals, year_like=year)
+    year = (
+        row.unit is None and whole and 1000 <= number.value <= 2999 and number.core[1] - number.core[0] == 4
+    )
+    return Quantity(
+        number.value,
+        row.unit,
+        (number.start, row.end if row.written else number.end),
+        decimals=number.decimals,
+        year_like=year,
+    )
 
 
 def _joined_by_plus(body: str, left: _Row, right: _Row) -> bool:
@@ -239,7 +280,12 @@ def compare_quantities(
     if gold_unit is None and unit is not None and default_unit is not None:
         gold_unit = default_unit
     if gold_unit is None or unit is None or unit == gold_unit:
-        same = _close(answer.value, gold.value, 0.0 if gold.year_like and gold_unit is None else relative_tolerance, absolute_tolerance)
+        same = _close(
+            answer.value,
+            gold.value,
+            0.0 if gold.year_like and gold_unit is None else relative_tolerance,
+            absolute_tolerance,
+        )
         if not same:
             return "wrong_number"
         return "match" if gold_unit is None or unit is not None else "wrong_unit"
@@ -250,8 +296,16 @@ def compare_quantities(
         return "match"
     back = convert(gold.value, gold_unit, unit)
     step = 0.5 * 10.0**-answer.decimals
-    rounded = back is not None and abs(back - answer.value) <= step * (1 + 1e-9) and step <= 0.15 * abs(answer.value)
-    return "match" if rounded else ("wrong_unit" if _close(answer.value, gold.value, relative_tolerance, 0.0) else "wrong_number")
+    rounded = (
+        back is not None
+        and abs(back - answer.value) <= step * (1 + 1e-9)
+        and step <= 0.15 * abs(answer.value)
+    )
+    return (
+        "match"
+        if rounded
+        else ("wrong_unit" if _close(answer.value, gold.value, relative_tolerance, 0.0) else "wrong_number")
+    )
 
 
 def _close(value: float, gold: float, relative: float, absolute: float) -> bool:

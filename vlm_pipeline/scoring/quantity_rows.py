@@ -20,11 +20,12 @@ from vlm_pipeline.scoring.quantities import (
     same_dimension,
 )
 from vlm_pipeline.scoring.results import NOTHING, Extraction, FailureKind, GoldError, Reference, RowScore
-from vlm_pipeline.scoring.units import canonical_unit
+from vlm_pipeline.scoring.units import canonical_unit, convert
 from vlm_pipeline.settings.scoring import QuantitySettings
 
 _NEGATED = re.compile(
-    r"(?:\b(?:not|never|exceed(?:ing)?|instead of|rather than|more than|less than|below|above|without)\b|n't\b)[^.;!?\n\d]{0,30}$", re.IGNORECASE
+    r"(?:\b(?:not|never|exceed(?:ing)?|instead of|rather than|more than|less than|below|above|without)\b|n't\b)[^.;!?\n\d]{0,30}$",
+    re.IGNORECASE,
 )
 _STRONG_RULES = frozenset({"stated", "boxed", "hash_marker", "corrected", "emphasised"})
 
@@ -35,9 +36,12 @@ class QuantityScorer(BaseScorer[QuantitySettings]):
 
     def __init__(self, settings: QuantitySettings, *, version: str) -> None:
         super().__init__(settings, version=version)
+        convert(1.0, "Nm", "ft-lb")  # pint's registry takes half a second once; no response shall pay for it
         self._default = canonical_unit(settings.default_unit) if settings.default_unit else None
         if settings.default_unit and self._default is None:
-            raise ValueError(f"default_unit {settings.default_unit!r} is not known; write it as in 'Nm', 'mm' or 'ft-lb'")
+            raise ValueError(
+                f"default_unit {settings.default_unit!r} is not known; write it as in 'Nm', 'mm' or 'ft-lb'"
+            )
 
     def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
         raw = self._gold(example_answer, metadata)
@@ -57,7 +61,9 @@ class QuantityScorer(BaseScorer[QuantitySettings]):
                 compare_quantities(other, one) != "match" and compare_quantities(one, other) != "match"
                 for one, other in zip(groups[0], group, strict=True)
             ):
-                return GoldError(f"the gold answer contradicts itself in two units: {text.strip()[:80]!r}", raw)
+                return GoldError(
+                    f"the gold answer contradicts itself in two units: {text.strip()[:80]!r}", raw
+                )
         return Reference(tuple(kept), raw)
 
     def score(
@@ -73,7 +79,9 @@ class QuantityScorer(BaseScorer[QuantitySettings]):
         if not candidates:
             other = next((q for q in numbers if q.unit), None)  # a quantity, but of something else
             wrong_unit = False if other else None
-            values = _values(wrong_unit, wrong_unit, any_number if numbers else None, bool(other), None, first, unsupported)
+            values = _values(
+                wrong_unit, wrong_unit, any_number if numbers else None, bool(other), None, first, unsupported
+            )
             found = Extraction(other.value, other.unit or "", other.span) if other else NOTHING
             return RowScore(values, "numeric_exact", found, "wrong_unit" if other else unanswered(cleaned))
         verdicts = [self._verdict(candidates, place, g) for place, g in enumerate(gold)]
@@ -82,14 +90,22 @@ class QuantityScorer(BaseScorer[QuantitySettings]):
         answer = candidates[0]
         in_gold_unit = answer.to(first.unit) if first.unit and answer.unit else answer.value
         values = _values(exact, unit_right, any_number, True, in_gold_unit, first, unsupported)
-        wrong: FailureKind | None = None if exact else ("wrong_number" if "wrong_number" in verdicts else "wrong_unit")
-        return RowScore(values, "numeric_exact", Extraction(answer.value, answer.unit or "no_unit", answer.span), wrong)
+        wrong: FailureKind | None = (
+            None if exact else ("wrong_number" if "wrong_number" in verdicts else "wrong_unit")
+        )
+        return RowScore(
+            values, "numeric_exact", Extraction(answer.value, answer.unit or "no_unit", answer.span), wrong
+        )
 
     def _candidates(self, text: str, numbers: list[Quantity], gold: tuple[Quantity, ...]) -> list[Quantity]:
         """The quantities that are the answer, the headline first."""
         first = gold[0]
         united = [q for q in numbers if q.unit is not None and any(same_dimension(q, g) for g in gold)]
-        pool = united if united and first.unit is not None else [q for q in numbers if q.unit is None or first.unit is None]
+        pool = (
+            united
+            if united and first.unit is not None
+            else [q for q in numbers if q.unit is None or first.unit is None]
+        )
         if first.unit is not None and len(gold) > 1:  # "70 + 115 deg": the torque may stand without its unit
             pool = [q for q in numbers if q in united or q.unit is None]
         pool = [q for q in pool if not _NEGATED.search(text[max(0, q.span[0] - 60) : q.span[0]])] or pool
@@ -97,7 +113,12 @@ class QuantityScorer(BaseScorer[QuantitySettings]):
             headline = extract_final_number(text)
             weak = headline.rule not in _STRONG_RULES and not (first.unit is None and headline.found)
             if headline.span and not weak:
-                chosen = [q for q in pool if q.span[0] <= headline.span[0] < q.span[1] or headline.span[0] <= q.span[0] < headline.span[1]]
+                chosen = [
+                    q
+                    for q in pool
+                    if q.span[0] <= headline.span[0] < q.span[1]
+                    or headline.span[0] <= q.span[0] < headline.span[1]
+                ]
                 pool = chosen + [q for q in pool if q not in chosen]
         return pool
 

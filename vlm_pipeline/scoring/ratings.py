@@ -20,13 +20,15 @@ nothing else is there the value is None with rule ``out_of_range`` (or ``other_s
 import re
 from dataclasses import dataclass
 
-from vlm_pipeline.scoring.folding import read
+from vlm_pipeline.scoring.folding import at_both_ends, read
 from vlm_pipeline.scoring.numbers import Number, find_numbers, find_word_numbers
 from vlm_pipeline.scoring.results import NOTHING, Extraction
 
 _STRENGTH = ("corrected", "labelled_overall", "labelled", "out_of", "stated", "bare", "only_number")
 
-_NOUN = r"(?:score|rating|grade|mark|ranking|rank|points|value|level|evaluation|assessment|estimate|verdict)s?"
+_NOUN = (
+    r"(?:score|rating|grade|mark|ranking|rank|points|value|level|evaluation|assessment|estimate|verdict)s?"
+)
 _OPEN = r"(?:[\s*_`\"'|:=(\[{$~≈>-]|\\boxed|\\text){0,12}"
 _SCALE_WORDS = (
     r"(?:\(?(?:on|in|using) (?:a|the) (?:scale|range)[^.\n]{0,30}?\)?|\(?(?:out of|from|between|of) \d{1,3}(?:(?: to | and |-)\d{1,3})?\)?"
@@ -39,12 +41,21 @@ _LINK = (
     r"i would say|i'd say|therefore|thus|hence|overall|somewhere|currently|still|now|here|this|place|image|scene|street|area|location)"
 )
 _BEHIND_LABEL = rf"(?:{_OPEN}(?:{_SCALE_WORDS}|{_SUBJECT}|{_LINK}(?![A-Za-z]))){{0,6}}{_OPEN}$"
-_LABELLED = re.compile(
-    rf"(?P<before>[\w-]{{1,20}}[\s_*]{{0,3}})?(?P<noun>\b{_NOUN}|(?<=[a-z_]){_NOUN})\b{_BEHIND_LABEL}", re.IGNORECASE
+_LABEL_NOUN = re.compile(rf"(?:\b|(?<=[a-z_])){_NOUN}\b", re.IGNORECASE)
+_BEHIND = re.compile(_BEHIND_LABEL, re.IGNORECASE)
+_OVERALL = re.compile(
+    r"^(?:overall|final|total|safety|security|average|combined|aggregate|my|risk)[\s_*]{0,3}$", re.IGNORECASE
 )
-_OVERALL = re.compile(r"^(?:overall|final|total|safety|security|average|combined|aggregate|my|risk)[\s_*]{0,3}$", re.IGNORECASE)
-_EARLIER = re.compile(r"\b(?:initial|first|preliminary|previous|earlier|original|old|maximum|max|minimum|min|highest|lowest|possible)[\s_*]{0,3}$", re.IGNORECASE)
-_ASPECT_ONLY = re.compile(r"(?:^|\n)[ \t]*(?:[-*•|]\s*)?(?:\*\*)?(?:safety|overall|final|overall safety|total|conclusion|final answer|answer)(?:\*\*)?\s?(?:is\s|[:=|-])" + _OPEN + "$", re.IGNORECASE)
+_EARLIER = re.compile(
+    r"\b(?:initial|first|preliminary|previous|earlier|original|old|maximum|max|minimum|min|highest|lowest|possible)[\s_*]{0,3}$",
+    re.IGNORECASE,
+)
+_ASPECT_ONLY = re.compile(
+    r"(?:^|\n)[ \t]*(?:[-*•|]\s*)?(?:\*\*)?(?:safety|overall|final|overall safety|total|conclusion|final answer|answer)(?:\*\*)?\s?(?:is\s|[:=|-])"
+    + _OPEN
+    + "$",
+    re.IGNORECASE,
+)
 _STATED = re.compile(
     r"\b(?:(?:i'd|i would|i will|i'll|would|let's|i|we) (?:\w+ly )?(?:say|guess|estimate|go with|go for|choose|pick|rate|give|assign|score|put|call|lean toward|think|believe|settle on|suggest)"
     r"|rate[sd]?|rating|give[ns]?|gave|assign(?:s|ed|ing)?|scor(?:es|ed|ing)|deserves?|gets?|receives?|earns?|award(?:s|ed)?|estimated?|"
@@ -77,10 +88,18 @@ _NEGATED = re.compile(
     re.IGNORECASE,
 )
 _NEGATION_ENDED = re.compile(r"\b(?:but|rather|instead|it's|it is|so)\b", re.IGNORECASE)
-_INSTEAD = re.compile(r"(?:\bnot|n't|\bnever)\b[^.!?\n]{0,60}\b(?:but|rather|instead)\b[^.!?\n\d]{0,20}$", re.IGNORECASE)
+_INSTEAD = re.compile(
+    r"(?:\bnot|n't|\bnever)\b[^.!?\n]{0,60}\b(?:but|rather|instead)\b[^.!?\n\d]{0,20}$", re.IGNORECASE
+)
 _BETWEEN = re.compile(r"\s?(?:-|—|to|or|and|/|~)\s?$", re.IGNORECASE)
-_SCALE_BEFORE = re.compile(r"\b(?:scale|range|ranging|ranges?)\b[^.\n\d]{0,40}$|\brat(?:e|ing|ed)?\b[^.\n\d]{0,20}\bfrom $", re.IGNORECASE)
-_TOP_BEFORE = re.compile(r"\b(?:out\s?-?of|scale of|a maximum of|max)\s(?:a (?:total|maximum|possible) (?:of )?|a |possible )?$", re.IGNORECASE)
+_SCALE_BEFORE = re.compile(
+    r"\b(?:scale|range|ranging|ranges?)\b[^.\n\d]{0,40}$|\brat(?:e|ing|ed)?\b[^.\n\d]{0,20}\bfrom $",
+    re.IGNORECASE,
+)
+_TOP_BEFORE = re.compile(
+    r"\b(?:out\s?-?of|scale of|a maximum of|max)\s(?:a (?:total|maximum|possible) (?:of )?|a |possible )?$",
+    re.IGNORECASE,
+)
 _BARE = re.compile(r"[\s*_`\"'()\[\]{}.:$=#>~-]|\\boxed|\\text|</?\w{1,12}>")
 
 
@@ -94,7 +113,7 @@ class _Candidate:
 
 def extract_score(text: str, low: float, high: float) -> Extraction:
     """The score in [low, high] that a response gives, or value None. Rules: see the module."""
-    reading = read(text)
+    reading = read(text, 4_000, 4_000)
     body = reading.text
     found = _numeric(body, low, high)
     if found.value is None:
@@ -106,7 +125,7 @@ def extract_score(text: str, low: float, high: float) -> Extraction:
 
 
 def _numeric(body: str, low: float, high: float) -> Extraction:
-    candidates = _candidates(body, low, high)
+    candidates = at_both_ends(_candidates(body, low, high), 20, 40)
     best: tuple[int, int] | None = None
     result, refused = NOTHING, ""
     previous_end = -1
@@ -151,7 +170,15 @@ def _candidates(body: str, low: float, high: float) -> list[_Candidate]:
                 found.append(joined)
             continue
         top = candidate.top
-        if top is None and following is not None and re.fullmatch(r"[\s*_\"'(]{0,4}(?:out\s?-?of|of|over|from)[\s*_]{1,3}(?:a (?:possible |total )?)?", body[number.end : following.start], re.IGNORECASE):
+        if (
+            top is None
+            and following is not None
+            and re.fullmatch(
+                r"[\s*_\"'(]{0,4}(?:out\s?-?of|of|over|from)[\s*_]{1,3}(?:a (?:possible |total )?)?",
+                body[number.end : following.start],
+                re.IGNORECASE,
+            )
+        ):
             top = following.value
             skip = place + 1
         found.append(_Candidate(candidate.value, candidate.start, candidate.end, top))
@@ -171,8 +198,10 @@ def _single(body: str, number: Number) -> _Candidate | None:
     return _Candidate(number.value, number.start, number.end)
 
 
-def _interval(body: str, first: _Candidate, number: Number, second: Number, low: float, high: float) -> _Candidate | None:
-    """"between 4 and 5", "4-5", "4 to 5/10" as one candidate; the scale's own bounds as _SCALE."""
+def _interval(
+    body: str, first: _Candidate, number: Number, second: Number, low: float, high: float
+) -> _Candidate | None:
+    """ "between 4 and 5", "4-5", "4 to 5/10" as one candidate; the scale's own bounds as _SCALE."""
     if number.end > second.start or not _BETWEEN.fullmatch(body, number.end, second.start):
         return None
     connector = body[number.end : second.start].strip().lower()
@@ -180,7 +209,14 @@ def _interval(body: str, first: _Candidate, number: Number, second: Number, low:
     if other is None or first.top is not None:
         return None
     before = body[max(0, number.start - 60) : number.start]
-    if {first.value, other.value} == {low, high} or {first.value, other.value} in ({0, 10}, {1, 10}, {1, 5}, {0, 100}, {1, 100}, {0, 5}):
+    if {first.value, other.value} == {low, high} or {first.value, other.value} in (
+        {0, 10},
+        {1, 10},
+        {1, 5},
+        {0, 100},
+        {1, 100},
+        {0, 5},
+    ):
         return _SCALE
     if _SCALE_BEFORE.search(before):
         return _SCALE
@@ -197,16 +233,20 @@ def _rule(body: str, candidate: _Candidate, *, had_number: bool, alone: bool) ->
     before = body[line_from : candidate.start]
     sentence = re.split(r"(?<=[.!?;])\s|\n\s*\n", before)[-1]
     negated = _NEGATED.search(sentence)
-    if negated and not _NEGATION_ENDED.search(negated[0]) and not re.search(r"\bnot sure\b|\bnot only\b", negated[0], re.IGNORECASE):
+    if (
+        negated
+        and not _NEGATION_ENDED.search(negated[0])
+        and not re.search(r"\bnot sure\b|\bnot only\b", negated[0], re.IGNORECASE)
+    ):
         return None
     ends_phrase = candidate.top is not None or (
         _PHRASE_END.match(body, candidate.end) is not None and not _NO_COUNT.match(body, candidate.end)
     )
     if had_number and ends_phrase and _CORRECTION.search(sentence):
         return "corrected"
-    labelled = _LABELLED.search(before)
-    if labelled and not _NO_COUNT.match(body, candidate.end):
-        before_label = before[: labelled.start("noun")]
+    nouns = [noun for noun in _LABEL_NOUN.finditer(before) if _BEHIND.match(before, noun.end())]
+    if nouns and not _NO_COUNT.match(body, candidate.end):
+        before_label = before[: nouns[0].start()]
         if _EARLIER.search(before_label):
             return "only_number" if alone else "stated"
         words = re.split(r"[\s_*-]+", before_label.strip(" *_-"))[-3:]
@@ -220,9 +260,14 @@ def _rule(body: str, candidate: _Candidate, *, had_number: bool, alone: bool) ->
         return "bare"
     if ends_phrase and _STATED.search(sentence) and not _NOT_A_SCORE_BEFORE.search(before):
         return "stated"
-    if ends_phrase and (_INSTEAD.search(sentence) or not _BARE.sub("", before) and line_from == 0):
+    if ends_phrase and (_INSTEAD.search(sentence) or (not _BARE.sub("", before) and line_from == 0)):
         return "stated"
-    if alone and ends_phrase and not _NOT_A_SCORE_BEFORE.search(before) and re.search(r"(?:\s|^|[(*:\"'=])$", before):
+    if (
+        alone
+        and ends_phrase
+        and not _NOT_A_SCORE_BEFORE.search(before)
+        and re.search(r"(?:\s|^|[(*:\"'=])$", before)
+    ):
         return "only_number"
     return None
 
@@ -230,8 +275,12 @@ def _rule(body: str, candidate: _Candidate, *, had_number: bool, alone: bool) ->
 def _table(body: str, usable: list[_Candidate]) -> Extraction | None:
     """A number in the column whose head says score or rating; a row "overall" wins, else the last row."""
     column, chosen = None, None
-    for line in re.finditer(r"[^\n]*\|[^\n]*", body):
-        cells = [(m.start() + line.start(), m.end() + line.start(), m[0]) for m in re.finditer(r"[^|]+", line[0])]
+    for line in re.finditer(r"[^\n]+", body) if "|" in body and usable else ():
+        if "|" not in line[0]:
+            continue
+        cells = [
+            (m.start() + line.start(), m.end() + line.start(), m[0]) for m in re.finditer(r"[^|]+", line[0])
+        ]
         heads = [i for i, cell in enumerate(cells) if re.search(rf"\b{_NOUN}\b", cell[2], re.IGNORECASE)]
         if column is None:
             column = heads[-1] if heads else None
@@ -258,20 +307,29 @@ _INFERRED = re.compile(
     re.IGNORECASE,
 )
 _INFERRED_VALUES = {"high": 3.0, "medium": 5.0, "low": 7.0, "reasonable": 6.0, "unsafe": 3.0, "safe": 7.0}
-_OPPOSITE = {"safe": "unsafe", "reasonable": "unsafe", "unsafe": "safe", "high": None, "medium": None, "low": None}
+_OPPOSITE = {
+    "safe": "unsafe",
+    "reasonable": "unsafe",
+    "unsafe": "safe",
+    "high": None,
+    "medium": None,
+    "low": None,
+}
 _WORD_NEGATED = re.compile(
     r"(?:\b(?:not|never|no|hardly|neither|nor|far from|isn't|aren't|cannot|can't|without|less|nothing)\b|n't\b)(?:\s+(?:a|an|be|been|being|feel|look|seem|appear|"
     r"considered|called|rated|say|it's|it|is|this|that|very|particularly|entirely|completely|really|at all|so|too|especially|exactly|as|any|to|the|place|area|street|quite|consider|call)\b){0,6}\s+$",
     re.IGNORECASE,
 )
-_CONCLUDES = re.compile(r"\b(?:overall|in conclusion|in summary|to sum up|therefore|thus|conclude|final(?:ly)?)\b", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"\b(?:overall|in conclusion|in summary|to sum up|therefore|thus|conclude|final(?:ly)?)\b", re.IGNORECASE
+)
 
 
 def infer_score(text: str, low: float, high: float) -> Extraction:
     """The last rule alone: a score from words, in proportion to the ten-point scale; the concluding sentence wins."""
     best: tuple[bool, int] | None = None
     result = NOTHING
-    for match in _INFERRED.finditer(text):
+    for match in at_both_ends(list(_INFERRED.finditer(text)), 40, 80):
         kind: str | None = match.lastgroup
         before = text[max(0, match.start() - 80) : match.start()]
         if _WORD_NEGATED.search(before):
@@ -299,5 +357,7 @@ def strict_score(text: str, pattern: re.Pattern[str], low: float, high: float) -
 
 def strict_pattern(strict_format: str, label: str) -> re.Pattern[str]:
     """The format with its {label} and {score} as a regular expression over one line."""
-    pattern = re.escape(strict_format.replace("{label}", label)).replace(re.escape("{score}"), r"(?P<score>-?\d{1,6}(?:\.\d{1,6})?)(?![\d/.,]*\d)")
+    pattern = re.escape(strict_format.replace("{label}", label)).replace(
+        re.escape("{score}"), r"(?P<score>-?\d{1,6}(?:\.\d{1,6})?)(?![\d/.,]*\d)"
+    )
     return re.compile(rf"(?:^|\n)[ \t]*{pattern}[ \t]*(?=\n|$)")

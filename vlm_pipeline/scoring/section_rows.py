@@ -49,12 +49,24 @@ class SectionScorer(BaseScorer[SectionsSettings]):
         refused = refusal_kind(final) != "none" if answered else None
         share = grounding(proof, source).share if proof and source else None
         grounded = None if share is None else share >= settings.grounding_threshold
-        backing = consistency(final, f"{proof}\n{source or ''}" if refused else proof) if answered and proof else None
+        backing = (
+            consistency(final, f"{proof}\n{source or ''}" if refused else proof)
+            if answered and proof
+            else None
+        )
         consistent = None if backing is None or refused else backing >= settings.consistency_threshold
-        invented = unsupported_numbers(final, gold_final, f"{source or ''}\n{proof if grounded else ''}") if answered else []
+        invented = (
+            unsupported_numbers(final, gold_final, f"{source or ''}\n{proof if grounded else ''}")
+            if answered
+            else []
+        )
         hallucination = None if not answered else (grounded is False and not refused) or bool(invented)
         f1 = token_f1(final, gold_final) if answered else None
-        correct = None if f1 is None else (bool(refused) if gold_refuses else not refused and f1 >= settings.correctness_threshold)
+        correct = (
+            None
+            if f1 is None
+            else (bool(refused) if gold_refuses else not refused and f1 >= settings.correctness_threshold)
+        )
         safe = None if not answered else not hallucination and refused == gold_refuses
         values = {
             "format_compliance": parsed.compliant,

@@ -7,9 +7,10 @@ Three notations, the first that the text uses counts: channels (``<|channel|>fin
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-from vlm_pipeline.scoring.folding import fold
+from vlm_pipeline.scoring.folding import read
 from vlm_pipeline.scoring.results import Span
 from vlm_pipeline.scoring.text import base_forms, words
 
@@ -17,17 +18,83 @@ Style = Literal["channel", "tag", "heading", "none"]
 
 _CHANNEL = re.compile(r"<\|channel\|>\s{0,9}([\w-]{1,60})[^<\n]{0,60}<\|message\|>")
 _CHANNEL_END = re.compile(r"<\|(?:end|return|start|channel|call|im_end|eot_id)\|>")
-_NOISE_BETWEEN = re.compile(r"<\|start\|>\s{0,9}\w{0,20}|<\|(?:end|return|im_start|im_end|eot_id)\|>|assistant|\\n|[\s*_#-]")
+_NOISE_BETWEEN = re.compile(
+    r"<\|start\|>\s{0,9}\w{0,20}|<\|(?:end|return|im_start|im_end|eot_id)\|>|assistant|\\n|[\s*_#-]"
+)
 _STOP_WORDS = frozenset(
-    "a an the of in on at to for from by with and or but is are was were be been being it its this that these those as which who has have had not no "
-    "can could may might will would should do does did so than then there their they them he she his her also into about under over".split()
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "for",
+        "from",
+        "by",
+        "with",
+        "and",
+        "or",
+        "but",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "being",
+        "it",
+        "its",
+        "this",
+        "that",
+        "these",
+        "those",
+        "as",
+        "which",
+        "who",
+        "has",
+        "have",
+        "had",
+        "not",
+        "no",
+        "can",
+        "could",
+        "may",
+        "might",
+        "will",
+        "would",
+        "should",
+        "do",
+        "does",
+        "did",
+        "so",
+        "than",
+        "then",
+        "there",
+        "their",
+        "they",
+        "them",
+        "he",
+        "she",
+        "his",
+        "her",
+        "also",
+        "into",
+        "about",
+        "under",
+        "over",
+    ]
 )
 
 
 class Sections(dict[str, str]):
     """Section name -> text, for the sections that were found; the attributes say how they were found."""
 
-    def __init__(self, found: Sequence[tuple[str, str, Span, bool]], names: Sequence[str], style: Style, outside: str) -> None:
+    def __init__(
+        self, found: Sequence[tuple[str, str, Span, bool]], names: Sequence[str], style: Style, outside: str
+    ) -> None:
         super().__init__({name: text for name, text, _, _ in reversed(found)})
         self.order = [name for name, *_ in found]
         self.spans = {name: span for name, _, span, _ in reversed(found)}
@@ -66,20 +133,31 @@ def parse_sections(text: str, names: Sequence[str]) -> Sections:
     for reader, style in ((_channels, "channel"), (_tags, "tag"), (_headings, "heading")):
         found = reader(text, by_name)
         if found:
-            return Sections([(n, t, s, c) for n, t, s, c, _ in found], names, style, _outside(text, [whole for *_, whole in found]))  # type: ignore[arg-type]
+            return Sections(
+                [(n, t, s, c) for n, t, s, c, _ in found],
+                names,
+                style,
+                _outside(text, [whole for *_, whole in found]),
+            )  # type: ignore[arg-type]
     return Sections([], names, "none", text.strip())
 
 
 _Found = list[tuple[str, str, Span, bool, Span]]
 
 
-def _entry(text: str, name: str, start: int, end: int, closed: bool, whole: Span) -> tuple[str, str, Span, bool, Span]:
+def _entry(
+    text: str, name: str, start: int, end: int, closed: bool, whole: Span
+) -> tuple[str, str, Span, bool, Span]:
     return name, _trim(text[start:end]), (start, end), closed, whole
 
 
 def _trim(text: str) -> str:
     """Without white space at both ends; some data sets write line breaks as a backslash and an n."""
-    return re.sub(r"^(?:\\n|\s)+|(?:\\n|\s)+$", "", text[:200]) if len(text) <= 200 else re.sub(r"^(?:\\n|\s)+", "", text).rstrip()
+    return (
+        re.sub(r"^(?:\\n|\s)+|(?:\\n|\s)+$", "", text[:200])
+        if len(text) <= 200
+        else re.sub(r"^(?:\\n|\s)+", "", text).rstrip()
+    )
 
 
 def _channels(text: str, by_name: dict[str, str]) -> _Found:
@@ -104,7 +182,9 @@ def _tags(text: str, by_name: dict[str, str]) -> _Found:
         if mark[1]:
             continue
         following = marks[place + 1] if place + 1 < len(marks) else None
-        closed = following is not None and bool(following[1]) and following[2].casefold() == mark[2].casefold()
+        closed = (
+            following is not None and bool(following[1]) and following[2].casefold() == mark[2].casefold()
+        )
         end = following.start() if following else len(text)
         stop = following.end() if closed and following else end
         found.append(_entry(text, by_name[mark[2].casefold()], mark.end(), end, closed, (mark.start(), stop)))
@@ -140,13 +220,26 @@ def _outside(text: str, spans: list[Span]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    share: float | None  # of the proof's words that stand in the context, in runs of three; None for an empty proof
+    share: (
+        float | None
+    )  # of the proof's words that stand in the context, in runs of three; None for an empty proof
     unsupported: tuple[str, ...]  # pieces of the proof that do not
 
 
 _RUN = 3
 _PIECE = re.compile(r"\"[^\"\n]{3,2000}\"|[^.!?;\n]+")
-_LEAD = re.compile(r"^\s*(?:[-*•]\s*)?(?:\[?(?:source|report|context|text|passage|document)\s?\w{0,3}\]?\s?:|the (?:context|text|passage|source|report)\w* (?:says|states|reports|reads)\s?:?)", re.IGNORECASE)
+_LEAD = re.compile(
+    r"^\s*(?:[-*•]\s*)?(?:\[?(?:source|report|context|text|passage|document)\s?\w{0,3}\]?\s?:|the (?:context|text|passage|source|report)\w* (?:says|states|reports|reads)\s?:?)",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=64)  # a context is asked about by many rows and predictors
+def _runs(context: str) -> frozenset[tuple[str, ...]]:
+    spoken = [word.text for word in words(context)]
+    return frozenset(
+        tuple(spoken[i : i + size]) for size in range(1, _RUN + 1) for i in range(len(spoken) - size + 1)
+    )
 
 
 def grounding(proof: str, context: str) -> Grounding:
@@ -154,10 +247,11 @@ def grounding(proof: str, context: str) -> Grounding:
 
     Where the proof has quotation marks, only what stands in them must be quoted.
     """
-    context_words = [word.text for word in words(context)]
-    runs = {tuple(context_words[i : i + size]) for size in (1, 2, _RUN) for i in range(len(context_words) - size + 1)}
-    folded = fold(proof)
-    pieces = [piece.strip('"') for piece in re.findall(r"\"[^\"\n]{3,2000}\"", folded)] or [_LEAD.sub("", p) for p in _PIECE.findall(folded)]
+    runs = _runs(context)
+    folded = read(proof, 5_000, 3_000).text
+    pieces = [piece.strip('"') for piece in re.findall(r"\"[^\"\n]{3,2000}\"", folded)] or [
+        _LEAD.sub("", p) for p in _PIECE.findall(folded)
+    ]
     covered = total = 0
     unsupported = []
     for piece in pieces:
@@ -176,10 +270,15 @@ def grounding(proof: str, context: str) -> Grounding:
     return Grounding(covered / total if total else None, tuple(unsupported))
 
 
+@lru_cache(maxsize=64)
+def _backing(proof: str) -> frozenset[str]:
+    return frozenset(form for word in {w.text for w in words(proof)} for form in base_forms(word))
+
+
 def consistency(final: str, proof: str) -> float | None:
     """Share of the final answer's content words (inflection aside) and numbers that the proof has; None without any."""
-    backed = {form for word in words(proof) for form in base_forms(word.text)}
-    content = [word.text for word in words(final) if word.text not in _STOP_WORDS]
+    backed = _backing(proof)
+    content = [word.text for word in words(read(final, 4_000, 2_000).text) if word.text not in _STOP_WORDS]
     if not content:
         return None
     return sum(bool(base_forms(word) & backed) for word in content) / len(content)

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vlm_pipeline.scoring.folding import fold
+from vlm_pipeline.scoring.folding import fold, read
 from vlm_pipeline.scoring.results import Span
 
 _TOKEN = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)?|%|°")
 _ARTICLES = frozenset({"a", "an", "the"})
-_MAX_CHARACTERS = 200_000
+_MAX_CHARACTERS = 200_000  # of a context
+_HEAD, _TAIL = 6_000, 4_000  # what is read of a response
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def normalise(text: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    tokens = [unicodedata.normalize("NFKC", word.text) for word in words(text)]
+    tokens = [unicodedata.normalize("NFKC", word.text) for word in words(read(text, _HEAD, _TAIL).text)]
     return [token for token in tokens if token not in _ARTICLES] or tokens
 
 
@@ -96,7 +97,9 @@ def base_forms(word: str) -> frozenset[str]:
     for form in list(forms):
         for ending in ("ing", "ed", "er", "est", "ly"):
             stem = form[: -len(ending)]
-            if form.endswith(ending) and len(stem) >= 3 and re.search(r"[aeiouy]", stem):
+            if form.endswith(ending) and len(stem) == 2 and ending in ("ing", "ed"):
+                forms.add(stem + "e")  # using, used
+            elif form.endswith(ending) and len(stem) >= 3 and re.search(r"[aeiouy]", stem):
                 forms |= {stem} if ending in ("er", "est", "ly") else {stem, stem + "e"}
                 if len(stem) > 3 and stem[-1] == stem[-2]:
                     forms.add(stem[:-1])
@@ -122,7 +125,8 @@ def find_keywords(
     inflection: bool = True,
 ) -> KeywordHits:
     """Which keywords a text holds. A keyword may be several words, or a list of alternatives (its first names it)."""
-    spoken = words(text)
+    reading = read(text, _HEAD, _TAIL)
+    spoken = words(reading.text)
     known = {key.casefold(): list(values) for key, values in (synonyms or {}).items()}
     found: dict[str, Span] = {}
     missing: list[str] = []
@@ -140,7 +144,7 @@ def find_keywords(
         if span is None:
             missing.append(name)
         else:
-            found[name] = span
+            found[name] = reading.original(*span)
     return KeywordHits(found, tuple(missing))
 
 

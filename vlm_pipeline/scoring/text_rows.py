@@ -34,11 +34,15 @@ class TextScorer(BaseScorer[TextSettings]):
         }
         if not cleaned.strip():
             values = dict.fromkeys(values)
-        right = values["normalised"] or (self.settings.primary == "token_f1" and (values["token_f1"] or 0.0) >= 0.5)
+        right = values["normalised"] or (
+            self.settings.primary == "token_f1" and (values["token_f1"] or 0.0) >= 0.5
+        )
         gold_refuses = any(refusal_kind(gold) != "none" for gold in golds)
         failure = None
         if not right:
-            failure = unanswered(cleaned) if not gold_refuses else ("other" if cleaned.strip() else "no_answer")
+            failure = (
+                unanswered(cleaned) if not gold_refuses else ("other" if cleaned.strip() else "no_answer")
+            )
             if failure == "no_answer" and cleaned.strip():
                 failure = "other"
         return RowScore(values, self.settings.primary, Extraction(cleaned or None, "whole_text"), failure)
@@ -53,7 +57,11 @@ class KeywordScorer(BaseScorer[KeywordSettings]):
         if raw is None:
             return GoldError(f"the row has no metadata field {field!r} with keywords", raw)
         keywords = [part.strip() for part in raw.split(",")] if isinstance(raw, str) else raw
-        if not isinstance(keywords, Sequence) or not keywords or not all(self._usable(keyword) for keyword in keywords):
+        if (
+            not isinstance(keywords, Sequence)
+            or not keywords
+            or not all(self._usable(keyword) for keyword in keywords)
+        ):
             return GoldError("keywords must be a list of texts, or of lists of alternatives", raw)
         return Reference(tuple(k if isinstance(k, str) else tuple(k) for k in keywords), raw)
 
@@ -61,13 +69,19 @@ class KeywordScorer(BaseScorer[KeywordSettings]):
     def _usable(keyword: Any) -> bool:
         if isinstance(keyword, str):
             return bool(keyword.strip())
-        return isinstance(keyword, list | tuple) and bool(keyword) and all(isinstance(k, str) and k.strip() for k in keyword)
+        return (
+            isinstance(keyword, list | tuple)
+            and bool(keyword)
+            and all(isinstance(k, str) and k.strip() for k in keyword)
+        )
 
     def score(
         self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
     ) -> RowScore:
         cleaned = self._clean(text, prompt)
-        hits = find_keywords(cleaned, reference.value, self.settings.synonyms, inflection=self.settings.inflection)
+        hits = find_keywords(
+            cleaned, reference.value, self.settings.synonyms, inflection=self.settings.inflection
+        )
         answered = bool(cleaned.strip())
         values = {
             "keyword_share": hits.share if answered else None,
@@ -75,7 +89,11 @@ class KeywordScorer(BaseScorer[KeywordSettings]):
         }
         failure = None
         if not answered or hits.missing:
-            failure = "refusal" if answered and refusal_kind(cleaned) == "full" else ("missing_keyword" if answered else "no_answer")
+            failure = (
+                "refusal"
+                if answered and refusal_kind(cleaned) == "full"
+                else ("missing_keyword" if answered else "no_answer")
+            )
         span = next(iter(hits.found.values()), None)
         found = Extraction(", ".join(hits.found) or None, "keywords", span)
         return RowScore(values, "keyword_share", found, failure, tuple(f"missing: {k}" for k in hits.missing))
@@ -92,7 +110,10 @@ class ChoiceScorer(BaseScorer[ChoiceSettings]):
         elif isinstance(choices, Mapping) and choices:
             options = tuple((str(key), as_text(value)) for key, value in choices.items())
         else:
-            return GoldError(f"no choices, neither in the settings nor in metadata field {self.settings.choices_field!r}", raw)
+            return GoldError(
+                f"no choices, neither in the settings nor in metadata field {self.settings.choices_field!r}",
+                raw,
+            )
         gold = self._gold_text(example_answer, metadata)
         found = extract_choice(gold, _choices(options))
         if found.value is None:
@@ -127,4 +148,6 @@ class RelaxedScorer(BaseScorer[RelaxedSettings]):
     ) -> RowScore:
         right = relaxed_match(text, reference.value, self.settings.tolerance)
         failure = None if right else ("other" if text.strip() else "no_answer")
-        return RowScore({"relaxed_match": right}, "relaxed_match", Extraction(text or None, "whole_text"), failure)
+        return RowScore(
+            {"relaxed_match": right}, "relaxed_match", Extraction(text or None, "whole_text"), failure
+        )

@@ -56,7 +56,11 @@ class ToolCallScorer(BaseScorer[ToolCallSettings]):
         span = found.calls[0].span if found.calls else (found.malformed[0].span if found.malformed else None)
         notes = tuple(f"malformed: {bad.reason}" for bad in found.malformed)
         return RowScore(
-            values, self.settings.primary, Extraction(names or None, "calls", span), self._failure(right, text, found, gold), notes
+            values,
+            self.settings.primary,
+            Extraction(names or None, "calls", span),
+            self._failure(right, text, found, gold),
+            notes,
         )
 
     @staticmethod

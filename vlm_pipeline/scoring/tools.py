@@ -59,15 +59,23 @@ def _no_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 _HIDDEN = re.compile(r"<think>.*?(?:</think>|\Z)|<tools>.*?(?:</tools>|\Z)", re.DOTALL)
-_TAG = re.compile(r"<\|?(?:tool_calls?(?:_start|_begin)?|functioncall|function_call)\|?>")
-_TAG_END = re.compile(r"</?\|?/?(?:tool_calls?(?:_end)?|functioncall|function_call)\|?>|<\|im_end\|>|<\|eot_id\|>|<\|eom_id\|>|</s>")
-_FUNCTION = re.compile(r"<function=([\w.\-:/]{1,200})>")
-_MARKER = re.compile(r"\[TOOL_CALLS\]|<\|python_tag\|>|<\|python_start\|>|<｜tool▁calls?▁begin｜>|<\|tool_call_start\|>")
+_OPENING = re.compile(
+    r"(?P<tag><\|?(?:tool_calls?(?:_start|_begin)?|functioncall|function_call)\|?>)|<function=(?P<function>[\w.\-:/]{1,200})>"
+    r"|(?P<marker>\[TOOL_CALLS\]|<\|python_tag\|>|<\|python_start\|>|<｜tool▁calls?▁begin｜>)"
+)
+_FUNCTION_END = re.compile(r"</function>|<function=|<\|eot_id\|>|<\|eom_id\|>")
+_MARKER_END = re.compile(
+    r"<\|(?:eot_id|eom_id|im_end|python_end|tool_call_end)\|>|</s>|\[TOOL_CALLS\]|<｜tool▁calls▁end｜>"
+)
+_TAG_END = re.compile(
+    r"</?\|?/?(?:tool_calls?(?:_end)?|functioncall|function_call)\|?>|<\|im_end\|>|<\|eot_id\|>|<\|eom_id\|>|</s>"
+)
 _MISTRAL = re.compile(r"\s*([A-Za-z_][\w.\-]{0,200})\s*(?:\[ARGS\])?\s*(?=\{)")
 _KEY = r"[\"']?(?:name|function|tool_calls|function_call|arguments|parameters|tool|type|id|index|tool_name|function_name)[\"']?\s{0,9}:"
 _OBJECT_START = re.compile(rf"(?:\[\s{{0,99}})?\{{\s{{0,99}}(?={_KEY})")
 _LOOKS_LIKE_CALL = re.compile(r"[\"']?(?:arguments|parameters|tool_calls|function_call)[\"']?\s{0,9}:")
 _LOOKS_NAMED = re.compile(r"[\"']?(?:name|function)[\"']?\s{0,9}:")
+_BRACKET = re.compile(r"[{}\[\]]|```|\n[ \t]*\n")
 _PYTHONIC = re.compile(r"\s*\[?\s*[A-Za-z_][\w.]{0,200}\(")
 _FENCE = re.compile(r"```[ \t]*([\w+-]{0,20})[ \t]*\n?")
 _PYTHONIC_FENCES = frozenset({"python", "py", "tool_code", "tool_call", "", "json"})
@@ -91,11 +99,11 @@ class _Parser:
     def run(self) -> None:
         """Tags first; what stands between them is looked through for bare JSON and pythonic calls."""
         position = 0
-        while opening := _next(self.body, position, (_TAG, _FUNCTION, _MARKER)):
+        while opening := _OPENING.search(self.body, position):
             self._free(position, opening.start())
-            if opening.re is _FUNCTION:
+            if opening["function"]:
                 position = self._function(opening)
-            elif opening.re is _TAG:
+            elif opening["tag"]:
                 position = self._tagged(opening.end())
             else:
                 position = self._marked(opening)
@@ -104,30 +112,32 @@ class _Parser:
     def _tagged(self, start: int) -> int:
         closing = _TAG_END.search(self.body, start)
         end = closing.start() if closing else len(self.body)
-        opens_again = closing is not None and not closing[0].startswith(("</", "<|im", "<|eo")) and "/" not in closing[0] and "end" not in closing[0]
+        opens_again = (
+            closing is not None
+            and not closing[0].startswith(("</", "<|im", "<|eo"))
+            and "/" not in closing[0]
+            and "end" not in closing[0]
+        )
         self._certain(start, end, unclosed=closing is None)
         if closing is None or opens_again:
             return end
         return closing.end()
 
     def _function(self, opening: re.Match[str]) -> int:
-        end = self.body.find("</function>", opening.end())
-        stop = end + len("</function>") if end >= 0 else len(self.body)
-        if end < 0:
-            marker = re.compile(r"<\|eot_id\|>|<\|eom_id\|>|<function=").search(self.body, opening.end())
-            end = marker.start() if marker else len(self.body)
-            stop = end
+        closing = _FUNCTION_END.search(self.body, opening.end())
+        end = closing.start() if closing else len(self.body)
+        stop = closing.end() if closing and closing[0] == "</function>" else end
         span = (opening.start(), stop)
         arguments, reason = _strict(self.body[opening.end() : end].strip())
         if reason or not isinstance(arguments, dict):
             self._bad(span, reason or "the arguments are no JSON object")
         else:
-            self.calls.append(ToolCall(opening[1], arguments, span, "tag"))
+            self.calls.append(ToolCall(opening["function"], arguments, span, "tag"))
         return stop
 
     def _marked(self, opening: re.Match[str]) -> int:
         """A marker without end tag: everything up to the next marker or special token is calls."""
-        stop = re.compile(r"<\|(?:eot_id|eom_id|im_end|python_end|tool_call_end)\|>|</s>|\[TOOL_CALLS\]|<｜tool▁calls▁end｜>").search(self.body, opening.end())
+        stop = _MARKER_END.search(self.body, opening.end())
         end = stop.start() if stop else len(self.body)
         inside = self.body[opening.end() : end]
         if named := _MISTRAL.match(inside):
@@ -204,7 +214,12 @@ class _Parser:
         inside = self.body[start:end].strip()
         offset = self.body.find(inside, start) if inside else start
         fence = _FENCE.match(inside)
-        if fence and inside.endswith("```") and inside.count("```") == 2 and fence[1].lower() in _PYTHONIC_FENCES:
+        if (
+            fence
+            and inside.endswith("```")
+            and inside.count("```") == 2
+            and fence[1].lower() in _PYTHONIC_FENCES
+        ):
             offset += fence.end()
             inside = inside[fence.end() : -3].rstrip()
         if inside and inside[-1] in ")]" and _PYTHONIC.match(inside):
@@ -260,9 +275,18 @@ class _Parser:
                 return
         if _is_definition(value):
             return
-        name = next((value[key] for key in ("name", "function", "tool", "tool_name", "function_name") if key in value), None)
+        name = next(
+            (
+                value[key]
+                for key in ("name", "function", "tool", "tool_name", "function_name")
+                if key in value
+            ),
+            None,
+        )
         key = next((key for key in ("arguments", "parameters", "args", "input") if key in value), None)
-        if not certain and (name is None or key is None or (key in ("args", "input") and "name" not in value)):
+        if not certain and (
+            name is None or key is None or (key in ("args", "input") and "name" not in value)
+        ):
             return
         if not isinstance(name, str) or not name.strip():
             self._bad(span, "the name is missing or no text")
@@ -281,11 +305,6 @@ class _Parser:
 
     def _bad(self, span: Span, reason: str) -> None:
         self.malformed.append(MalformedCall(self.body[span[0] : span[1]], reason, span))
-
-
-def _next(body: str, position: int, patterns: tuple[re.Pattern[str], ...]) -> re.Match[str] | None:
-    found = [match for pattern in patterns if (match := pattern.search(body, position))]
-    return min(found, key=lambda match: match.start()) if found else None
 
 
 def _skip(body: str, start: int, end: int, characters: str) -> int:
@@ -320,7 +339,7 @@ def _strict(text: str) -> tuple[Any, str | None]:
 def _region_end(body: str, start: int, end: int) -> int:
     """Where a failed attempt ends: its closing bracket, else a fence or blank line, else the end."""
     depth = 0
-    for match in re.compile(r"[{}\[\]]|```|\n\s*\n").finditer(body, start, end):
+    for match in _BRACKET.finditer(body, start, end):
         token = match[0]
         if token in "{[":
             depth += 1

@@ -202,7 +202,7 @@ def _by_first() -> dict[str, list[tuple[re.Pattern[str], str]]]:
     """Patterns by the first characters that they can start with, so that a number tries a few and not all."""
     import string
 
-    starts = string.ascii_letters + "°℃℉Ω€£¥¢μℓ%\\\"^1"
+    starts = string.ascii_letters + '°℃℉Ω€£¥¢μℓ%\\"^1'
     table: dict[str, list[tuple[re.Pattern[str], str]]] = {char: [] for char in starts}
     for pattern, symbol in _spellings():
         firsts = _first_characters(_PLAIN[symbol][1])
@@ -235,7 +235,8 @@ def _first_characters(pattern: str) -> set[str]:
                         firsts.update(chr(c) for c in range(code[0], code[1] + 1))
                 return False
             if name == "BRANCH":
-                if not any([walk(branch) for branch in value[1]]):
+                empty = [walk(branch) for branch in value[1]]  # all of them: each adds its first characters
+                if not any(empty):
                     return False
             elif name == "SUBPATTERN":
                 if not walk(value[3]):

@@ -71,7 +71,9 @@ class QuantitySettings(BaseScorerSettings):
     """Numbers with units; compared after conversion, years exact."""
 
     kind: Literal["quantity"] = "quantity"
-    relative_tolerance: Tolerance = Field(0.0, description="Relative tolerance in the gold answer's own unit.")
+    relative_tolerance: Tolerance = Field(
+        0.0, description="Relative tolerance in the gold answer's own unit."
+    )
     conversion_tolerance: Tolerance = Field(
         0.02, description="Relative tolerance after a conversion: a rounded 48 ft-lb still matches its 65 Nm."
     )

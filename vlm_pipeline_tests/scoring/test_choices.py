@@ -142,7 +142,7 @@ def test_yes_no_maybe(text: str, value: str | None) -> None:
         (["A"], "A", "A"),
     ],
 )
-def test_forms_of_choices(choices, text: str, value: str) -> None:  # noqa: ANN001
+def test_forms_of_choices(choices, text: str, value: str) -> None:
     assert extract_choice(text, choices).value == value
 
 

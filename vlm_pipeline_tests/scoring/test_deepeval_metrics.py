@@ -1,55 +1,44 @@
-"""The pure scorers as DeepEval metrics."""
-
-from __future__ import annotations
-
-import asyncio
+"""The DeepEval wrappers score like the row scorers, through DeepEval's own test case."""
 
 import pytest
 
-from vlm_pipeline.scoring.judge_models import prepare_deepeval
+metrics = pytest.importorskip("vlm_pipeline.scoring.deepeval_metrics", reason="deepeval is not installed")
+from deepeval.test_case import LLMTestCase  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def metrics(tmp_path_factory):
-    prepare_deepeval(tmp_path_factory.mktemp("cache"))
-    from vlm_pipeline.scoring import deepeval_metrics
-
-    return deepeval_metrics
-
-
-def case(answer, expected="65 Nm", **columns):
-    from deepeval.test_case import LLMTestCase
-
-    return LLMTestCase(input="How much?", actual_output=answer, expected_output=expected, **columns)
-
-
-@pytest.mark.parametrize(
-    ("answer", "score"), [("Tighten to 65 Nm.", 1.0), ("48 ft-lb", 1.0), ("56 Nm", 0.0), ("No idea.", 0.0)]
-)
-def test_numeric_exact_match(metrics, answer, score):
+def test_numeric_exact_match() -> None:
     metric = metrics.NumericExactMatch()
-    assert metric.measure(case(answer)) == score
-    assert metric.is_successful() is (score == 1.0) and metric.reason
-    assert asyncio.run(metric.a_measure(case(answer))) == score
-
-
-def test_keyword_presence(metrics):
-    metric = metrics.KeywordPresence()
-    asked = case(
-        "Loosen the bolts, then lift the cover.", metadata={"expected_keywords": ["bolt", "cover", "gasket"]}
+    case = LLMTestCase(
+        input="Torque?", actual_output="Tighten to 65 N·m (48 ft-lb).", expected_output="65 Nm"
     )
-    assert metric.measure(asked) == pytest.approx(2 / 3)
-    assert metric.is_successful() is False and "gasket" in metric.reason
+    assert metric.measure(case) == 1.0 and metric.is_successful() and metric.threshold == 0.85
+    wrong = LLMTestCase(input="Torque?", actual_output="Tighten to 70 Nm.", expected_output="65 Nm")
+    assert metric.measure(wrong) == 0.0 and not metric.is_successful() and "wrong_number" in metric.reason
+    silent = LLMTestCase(input="Torque?", actual_output="I cannot help with that.", expected_output="65 Nm")
+    assert metric.measure(silent) == 0.0 and metric.reason == "unscored: refusal"
 
 
-def test_an_unreadable_gold_is_no_wrong_answer(metrics):
-    with pytest.raises(ValueError, match="gold answer cannot be read"):
-        metrics.NumericExactMatch().measure(case("65 Nm", expected="as usual"))
+def test_unreadable_expected_output_is_an_error_of_the_data() -> None:
+    with pytest.raises(ValueError, match="expected output cannot be used"):
+        metrics.NumericExactMatch().measure(
+            LLMTestCase(input="?", actual_output="65 Nm", expected_output="see page")
+        )
 
 
-def test_inside_deepeval_evaluate(metrics):
+def test_keyword_presence() -> None:
+    metric = metrics.KeywordPresence()
+    case = LLMTestCase(input="How?", actual_output="Unplug the batteries.", expected_output="battery, glove")
+    assert metric.measure(case) == 0.5 and not metric.is_successful() and "missing: glove" in metric.reason
+
+
+def test_deepeval_runs_the_metric_itself() -> None:
     from deepeval import assert_test
 
-    assert_test(case("65 Nm"), [metrics.NumericExactMatch()], run_async=False)
-    with pytest.raises(AssertionError, match="NumericExactMatch"):
-        assert_test(case("66.9 kg"), [metrics.NumericExactMatch()], run_async=False)
+    case = LLMTestCase(input="Torque?", actual_output="65 Nm", expected_output="65 Nm")
+    assert_test(case, [metrics.NumericExactMatch()], run_async=False)
+    with pytest.raises(AssertionError):
+        assert_test(
+            LLMTestCase(input="?", actual_output="66 Nm", expected_output="65 Nm"),
+            [metrics.NumericExactMatch()],
+            run_async=False,
+        )

@@ -172,7 +172,18 @@ WORKED = [
     ("The value is 6.02 × 10²³", 6.02e23),
 ]
 
-NONE = ["", "   ", "I don't know.", "The answer is unknown.", "No numbers here!", "GSK-J4 and H2O", "\ud800", "\x00\x01", "N/A", "####"]
+NONE = [
+    "",
+    "   ",
+    "I don't know.",
+    "The answer is unknown.",
+    "No numbers here!",
+    "GSK-J4 and H2O",
+    "\ud800",
+    "\x00\x01",
+    "N/A",
+    "####",
+]
 
 
 @pytest.mark.parametrize(("text", "value"), MARKED + STATED + WORKED)

@@ -38,7 +38,7 @@ TEN = [
     ("\n\n  7 \n", 7),
     ('{"score": 7, "reason": "2 lamps"}', 7),
     ('{"safety_score": 7.25}', 7.25),
-    ("```json\n{\"rating\": 3}\n```", 3),
+    ('```json\n{"rating": 3}\n```', 3),
     ("Rating: 3 stars", 3),
     ("My rating is 3.", 3),
     ("I rate this place 8.", 8),
@@ -194,5 +194,11 @@ def test_strict_format_is_strict() -> None:
     pattern = strict_pattern("{label}: {score}", "Safety Score")
     assert strict_score("Safety Score: 6", pattern, 0, 10).value == 6
     assert strict_score("Nice.\nSafety Score: 6.5\nBye", pattern, 0, 10).value == 6.5
-    for loose in ("Safety Score: **6**", "safety score: 6", "Score: 6", "Safety Score: 6/10", "Safety Score: 66"):
+    for loose in (
+        "Safety Score: **6**",
+        "safety score: 6",
+        "Score: 6",
+        "Safety Score: 6/10",
+        "Safety Score: 66",
+    ):
         assert strict_score(loose, pattern, 0, 10).value is None, loose

@@ -29,7 +29,7 @@ ALL = [
 ]  # fmt: skip
 
 
-def _score(settings, gold, text, metadata=None, **more):  # noqa: ANN001, ANN003, ANN202
+def _score(settings, gold, text, metadata=None, **more):
     scorer = build_scorer(settings)
     reference = scorer.reference(gold, metadata)
     assert isinstance(reference, Reference), reference
@@ -175,7 +175,12 @@ def test_keywords_with_synonyms_and_inflection() -> None:
 
 def test_text_takes_the_best_of_several_golds() -> None:
     result = _score(TextSettings(), None, "The Rain Forest.", {"answer": ["jungle", "rain forest"]})
-    assert result.values == {"exact": False, "normalised": True, "token_f1": 1.0, "anls": pytest.approx(0.5, abs=0.3)}
+    assert result.values == {
+        "exact": False,
+        "normalised": True,
+        "token_f1": 1.0,
+        "anls": pytest.approx(0.5, abs=0.3),
+    }
 
 
 def test_choice() -> None:
@@ -200,7 +205,12 @@ def test_tool_calls() -> None:
     right = _score(ToolCallSettings(), CALL, '{"name": "w", "arguments": {"days": 3, "city": "paris"}}')
     assert right.headline is True and right.failure is None and right.values["no_call_correct"] is None
     half = _score(ToolCallSettings(), CALL, '{"name": "w", "arguments": {"city": "Rome", "days": 3}}')
-    assert half.headline is False and half.values["name_match"] and half.values["argument_f1"] == 0.5 and half.failure == "wrong_call"
+    assert (
+        half.headline is False
+        and half.values["name_match"]
+        and half.values["argument_f1"] == 0.5
+        and half.failure == "wrong_call"
+    )
     broken = _score(ToolCallSettings(), CALL, "{'name': 'w', 'arguments': {}}")
     assert broken.values["valid_json"] is False and broken.failure == "format" and broken.notes
     silent = _score(ToolCallSettings(), CALL, "It will rain.")
@@ -223,7 +233,13 @@ SECTIONS = SectionsSettings(names=["think", "proof", "answer"], final="answer")
 def test_sections_grounded_answer_gets_all_points() -> None:
     result = _score(SECTIONS, GOLD, GOLD, {"context": CONTEXT})
     values = result.values
-    assert values["format_compliance"] and values["grounded"] and values["consistent"] and values["correct"] and values["safe_response"]
+    assert (
+        values["format_compliance"]
+        and values["grounded"]
+        and values["consistent"]
+        and values["correct"]
+        and values["safe_response"]
+    )
     assert values["reward"] == 1 + 2 + 2 + 5 and result.failure is None
 
 
@@ -240,23 +256,35 @@ def test_sections_invented_proof_and_number() -> None:
 
 
 def test_sections_refusals() -> None:
-    refusing_gold = GOLD.split("<answer>")[0] + "<answer>The text does not contain information about the relay.</answer>"
+    refusing_gold = (
+        GOLD.split("<answer>")[0] + "<answer>The text does not contain information about the relay.</answer>"
+    )
     refusal = "<think>No.</think><proof>The panel carries 12 volts.</proof><answer>I cannot answer that from the given text.</answer>"
     safe = _score(SECTIONS, refusing_gold, refusal, {"context": CONTEXT})
-    assert safe.values["safe_response"] is True and safe.values["missed_refusal"] is False and safe.values["over_refusal"] is None
+    assert (
+        safe.values["safe_response"] is True
+        and safe.values["missed_refusal"] is False
+        and safe.values["over_refusal"] is None
+    )
     over = _score(SECTIONS, GOLD, refusal, {"context": CONTEXT})
-    assert over.values["over_refusal"] is True and over.failure == "refusal" and over.values["safe_response"] is False
+    assert (
+        over.values["over_refusal"] is True
+        and over.failure == "refusal"
+        and over.values["safe_response"] is False
+    )
     missed = _score(SECTIONS, refusing_gold, GOLD, {"context": CONTEXT})
     assert missed.values["missed_refusal"] is True and missed.values["safe_response"] is False
 
 
 @pytest.mark.parametrize("settings", ALL, ids=lambda s: s.kind)
-def test_version_follows_the_code_it_uses(settings, monkeypatch) -> None:  # noqa: ANN001
+def test_version_follows_the_code_it_uses(settings, monkeypatch) -> None:
     before = scorer_version(settings)
     assert before == scorer_version(settings) == build_scorer(settings).version
     module = row_scorers._FAMILIES[settings.kind][0]
     source = row_scorers._source
-    monkeypatch.setattr(row_scorers, "_source", lambda name: source(name) + ("\n# changed" if name == module else ""))
+    monkeypatch.setattr(
+        row_scorers, "_source", lambda name: source(name) + ("\n# changed" if name == module else "")
+    )
     assert scorer_version(settings) != before
 
 
@@ -280,20 +308,29 @@ def test_real_torque_gold_answers_score_right_against_themselves() -> None:
         reference = scorer.reference(row["conversations"][-1]["content"], row["metadata"])
         assert isinstance(reference, Reference), row["metadata"]
         for text in (row["metadata"]["answer"], f"It is tightened to {row['metadata']['answer']}."):
-            assert scorer.score(text, reference).headline is True, (row["metadata"], scorer.score(text, reference))
+            assert scorer.score(text, reference).headline is True, (
+                row["metadata"],
+                scorer.score(text, reference),
+            )
 
 
 def test_real_contradictory_torques_are_found() -> None:
     scorer = build_scorer(QuantitySettings(reference_field=None))
     rows = _rows("torque_specs/torque_specs.jsonl")
-    bad = [r for r in rows if isinstance(scorer.reference(r["conversations"][-1]["content"], r["metadata"]), GoldError)]
+    bad = [
+        r
+        for r in rows
+        if isinstance(scorer.reference(r["conversations"][-1]["content"], r["metadata"]), GoldError)
+    ]
     parts = " ".join(row["conversations"][0]["content"] for row in bad).lower()
     assert "cooling fan" in parts
     assert 1 <= len(bad) <= 40
 
 
 def test_real_sectioned_answers_comply_and_are_safe() -> None:
-    scorer = build_scorer(SectionsSettings(names=["think", "proof", "answer"], final="answer", reference_field=None))
+    scorer = build_scorer(
+        SectionsSettings(names=["think", "proof", "answer"], final="answer", reference_field=None)
+    )
     for row in _rows("dipg_safety/dipg_think_proof_answer.jsonl"):
         user, gold = row["conversations"][0]["content"], row["conversations"][-1]["content"]
         result = scorer.score(gold, scorer.reference(gold, row["metadata"]), prompt=user)

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from vlm_pipeline.scoring.call_matching import call_matches, compare_calls, gold_call, gold_from_possible_answer, same_value
+from vlm_pipeline.scoring.call_matching import (
+    call_matches,
+    compare_calls,
+    gold_call,
+    gold_from_possible_answer,
+    same_value,
+)
 from vlm_pipeline.scoring.tools import ToolCall, parse_tool_calls
 
 ONE = [("get_weather", {"city": "Paris"})]
@@ -96,14 +102,14 @@ BAD = [
     '{"tool_calls": [{"function": {"name": "f", "arguments": "oops"}}]}',
     '{"tool_calls": [{"function": {"name": "f"}}]}',
     "<function=f>{x: 1}</function>",
-    "<function=f>{\"x\": 1",
+    '<function=f>{"x": 1',
     '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}',
     "[TOOL_CALLS]f{x}",
     "<|python_tag|>{'name': 'f', 'parameters': {}}",
     "[f(1, 2)]",
     "[f(x=open('a'))]",
     "[f(x=1]",
-    "<functioncall> {\"name\": \"f\", \"arguments\": '{\"x\": 1}'} </functioncall>",
+    '<functioncall> {"name": "f", "arguments": \'{"x": 1}\'} </functioncall>',
     "f(x=g(1))",
 ]
 
@@ -142,7 +148,9 @@ def test_no_call_is_neither(text: str) -> None:
 
 
 def test_good_neighbour_of_a_malformed_call_is_kept() -> None:
-    found = parse_tool_calls("<tool_call>{'name': 'f'}</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": {}}</tool_call>")
+    found = parse_tool_calls(
+        '<tool_call>{\'name\': \'f\'}</tool_call>\n<tool_call>{"name": "g", "arguments": {}}</tool_call>'
+    )
     assert [c.name for c in found.calls] == ["g"]
     assert len(found.malformed) == 1
 
@@ -174,7 +182,7 @@ def test_deep_nesting_and_huge_integers_are_malformed() -> None:
         ({"a": 1}, {"a": 1}, True), ({"a": 1}, {"a": [1, 2]}, True), ({}, {"a": ["", 1]}, True), ({"b": 1}, {"a": 1}, False), ("a-b", "a b", False),
     ],
 )  # fmt: skip
-def test_same_value(value, gold, same: bool) -> None:  # noqa: ANN001
+def test_same_value(value, gold, same: bool) -> None:
     assert same_value(value, gold) is same
 
 
@@ -233,7 +241,9 @@ def test_real_hermes_gold_calls_match_their_possible_answers() -> None:
 
 def test_real_system_prompts_hold_no_calls() -> None:
     for row in _rows("bfcl_hermes/bfcl_hermes.jsonl"):
-        found = parse_tool_calls(row["conversations"][0]["value"].replace("<tool_call>", "").replace("</tool_call>", ""))
+        found = parse_tool_calls(
+            row["conversations"][0]["value"].replace("<tool_call>", "").replace("</tool_call>", "")
+        )
         assert not found.calls
 
 
