@@ -57,7 +57,7 @@ def push(hub: Hub, table: Path, token: str | None = TOKEN) -> dict[str, str]:
     if token:
         env["HF_TOKEN"] = token
     done = subprocess.run(
-        [sys.executable, "-c", _PUSH, str(table), json.dumps(FACTS)], env=env, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", _PUSH, str(table), json.dumps(FACTS)], env=env, capture_output=True, text=True, timeout=550, check=False
     )  # fmt: skip
     assert done.stdout.strip(), done.stderr[-2000:]
     assert TOKEN not in done.stdout + done.stderr

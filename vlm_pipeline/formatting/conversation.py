@@ -32,9 +32,9 @@ class Conversation:
     first_own: int = 0
 
     def without_answer(self) -> Conversation:
-        """Everything before the last assistant turn: what a predictor is asked."""
-        last = max((i for i, m in enumerate(self.messages) if m["role"] == "assistant"), default=None)
-        if last is None or last < self.first_own:
+        """What a predictor is asked: everything before the answer that ends the row, or all of a row without one."""
+        last = len(self.messages) - 1
+        if last < self.first_own or self.messages[last]["role"] != "assistant":
             return self
         kept = self.messages[:last]
         shown = sum(

@@ -74,4 +74,6 @@ def test_prompt_settings_reach_the_asked_conversation() -> None:
 
     talk = build_conversation(dialogue("talk"), PromptSettings(system="New.", instruction="Be short."))
     assert talk.messages[0]["content"] == "New." and talk.messages[5]["content"] == "Sum of both?\nBe short."
-    assert [m["role"] for m in talk.without_answer().messages][-1] == "user"
+    asked_only = talk.without_answer()
+    assert [m["role"] for m in asked_only.messages][-1] == "user"
+    assert asked_only.without_answer() is asked_only  # a row that ends with a question is asked whole
