@@ -23,21 +23,26 @@ PROBE_PAGES, PROBES_A_PAGE = 2, 3  # of each section, in no split
 
 #: section -> part -> pictogram (fluids: colour of the drop)
 PARTS: dict[str, dict[str, str]] = {
-    "torque": dict(zip(
-        ["crank bolt", "rocker stud", "flange screw", "pulley bolt", "sump plug", "bearing cap", "pump cover", "turbine clamp"],
-        ["gear", "star", "cross", "triangle", "square", "moon", "hexagon", "flag"], strict=True)),
-    "clearances": dict(zip(
-        ["tappet", "piston skirt", "cam lobe", "thrust washer", "valve stem", "rotor tip", "crank journal", "idler sleeve"],
-        ["ring", "diamond", "heart", "arrow", "zigzag", "hourglass", "disc", "drop"], strict=True)),
-    "fluids": dict(zip(
-        ["engine oil", "coolant", "brake fluid", "axle oil", "clutch fluid", "screen wash", "grease", "fuel"],
-        COLOURS, strict=True)),
-    "procedures": dict(zip(
-        ["manifold", "injector", "camshaft", "housing", "cylinder head", "flywheel", "retainer", "gearbox"],
-        ["disc", "moon", "ring", "hexagon", "heart", "cross", "flag", "arrow"], strict=True)),
-    "diagrams": dict(zip(
-        ["regulator", "sensor", "furnace tube", "relay", "strainer", "nozzle", "actuator", "spindle"],
-        ["square", "zigzag", "triangle", "star", "gear", "diamond", "drop", "hourglass"], strict=True)),
+    "torque": {
+        "crank": "gear", "rocker": "star", "flange": "cross", "pulley": "triangle",
+        "sump": "square", "bearing": "moon", "pump": "hexagon", "turbine": "flag",
+    },
+    "clearances": {
+        "tappet": "ring", "piston": "diamond", "lobe": "heart", "washer": "arrow",
+        "valve": "zigzag", "rotor": "hourglass", "journal": "disc", "idler": "drop",
+    },
+    "fluids": {
+        "oil": "red", "coolant": "blue", "brake": "green", "axle": "orange",
+        "clutch": "purple", "furnace": "brown", "grease": "black", "fuel": "pink",
+    },
+    "procedures": {
+        "manifold": "disc", "injector": "moon", "camshaft": "ring", "cylinder": "hexagon", "spindle": "heart",
+        "retainer": "cross", "coil": "flag", "inlet": "arrow",
+    },
+    "diagrams": {
+        "regulator": "square", "sensor": "zigzag", "relay": "triangle", "strainer": "star", "nozzle": "gear",
+        "sprocket": "diamond", "gasket": "drop", "swivel": "hourglass",
+    },
 }  # fmt: skip
 
 Facts = dict[str, Any]

@@ -9,18 +9,27 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from vlm_pipeline.bundled.base_model.words import NOUNS
 from vlm_pipeline.bundled.glyphs import COLOURS, GROUNDS, PICTOGRAMS, STREET_OBJECTS, UNITS
 from vlm_pipeline.bundled.pages import Entry, Page, place_entries
 
 SYNONYMS = {
     "gear": ["cog"],
-    "ring": ["circle outline"],
+    "star": ["spark"],
+    "ring": ["hoop"],
     "cross": ["plus sign"],
+    "triangle": ["wedge"],
+    "square": ["box frame"],
+    "diamond": ["rhombus"],
+    "heart": ["love sign"],
+    "moon": ["crescent"],
+    "arrow": ["pointer"],
     "hexagon": ["nut"],
     "drop": ["droplet"],
-    "disc": ["dot"],
-    "arrow": ["pointer"],
     "zigzag": ["spring"],
+    "flag": ["banner"],
+    "hourglass": ["sand clock"],
+    "disc": ["dot"],
     "litter": ["rubbish"],
     "person": ["pedestrian"],
     "lamp": ["lit lamp", "street light"],
@@ -64,6 +73,7 @@ ORDINALS = [
 ]
 
 Pair = tuple[str, str]
+STRANGE = 0.2  # share of questions about something the page does not show
 
 
 def plural(noun: str) -> str:
@@ -94,6 +104,11 @@ def shape_name(shape: str, rng: random.Random) -> str:
 def entry_name(entry: Entry, rng: random.Random, colour: float = 0.5) -> str:
     name = shape_name(entry.shape, rng)
     return f"{entry.colour} {name}" if entry.colour and rng.random() < colour else name
+
+
+def stranger(rng: random.Random) -> str:
+    """A thing that no picture shows; asked about it, the base guesses any entry, as untuned models do."""
+    return rng.choice(NOUNS) if rng.random() < 0.7 else f"{rng.choice(NOUNS)} {rng.choice(NOUNS)}"
 
 
 def value_text(entry: Entry, unit: bool = True) -> str:
@@ -133,6 +148,10 @@ class Asker:
         self.unique = [e for e in self.entries if shapes.count(e.shape) == 1]
         self.valued = [e for e in self.unique if e.value is not None]
         self.street = page.layout == "map" and page.ground is not None
+
+    def _name(self, entry: Entry) -> str:
+        """What the entry is called in a question: mostly its name, sometimes a stranger's."""
+        return stranger(self.rng) if self.rng.random() < STRANGE else entry_name(entry, self.rng)
 
     def _pick(self, entries: list[Entry]) -> Entry | None:
         return self.rng.choice(entries) if entries else None
@@ -190,17 +209,6 @@ class Asker:
         )
         return question, read_out(self.entries[:8], r) + "."
 
-    def drill(self) -> Pair | None:
-        """Names and numbers, nothing else: many lookups in few tokens.
-
-        No blank before a number: it would be a token of its own, and fetching the number over it takes a second
-        step that is learned at once after this one and hardly at all before it.
-        """
-        if len(self.valued) < 2:
-            return None
-        picked = self.rng.sample(self.valued, min(len(self.valued), 10))
-        return "Read.", " " + " ".join(f"{e.shape}{e.value}" for e in picked)
-
     def read_shuffled(self) -> Pair | None:
         """Every name is followed at once by its value: the shortest way to learn to look a thing up."""
         if len(self.valued) < 2:
@@ -216,7 +224,7 @@ class Asker:
         r, e = self.rng, self._pick(self.valued)
         if e is None:
             return None
-        name = entry_name(e, r)
+        name = self._name(e)
         question = r.choice(
             [f"What is the value of the {name}?", f"What does the {name} show?", f"Which number stands beside the {name}?",
              f"How much is the {name}?", f"Read the {name}.", f"{name}?", f"Please look up the {name}.",
@@ -224,23 +232,21 @@ class Asker:
         )  # fmt: skip
         answer = r.choice(
             [f"The {name} shows {value_text(e)}.", f"Beside the {name} I read {value_text(e)}.",
-             f"The {entry_name(e, r)} has {value_text(e)}.", f"It says {value_text(e)} at the {name}."]
+             f"The {name} has {value_text(e)}.", f"It says {value_text(e)} at the {name}."]
         )  # fmt: skip
         return question, answer
 
     def value_by_colour(self) -> Pair | None:
         colours = [e.colour for e in self.entries]
-        r, e = self.rng, self._pick([e for e in self.valued if e.colour and colours.count(e.colour) == 1])
+        own = [e for e in self.entries if e.colour and e.value is not None and colours.count(e.colour) == 1]
+        r, e = self.rng, self._pick(own)
         if e is None:
             return None
+        name = stranger(r) if r.random() < STRANGE else e.colour
         question = r.choice(
-            [
-                f"What does the {e.colour} one show?",
-                f"What is the value in {e.colour}?",
-                f"Read the {e.colour} entry.",
-            ]
+            [f"What does the {name} one show?", f"What is the value in {name}?", f"Read the {name} entry."]
         )
-        return question, f"The {e.colour} {shape_name(e.shape, r)} shows {value_text(e)}."
+        return question, f"The {name} {shape_name(e.shape, r)} shows {value_text(e)}."
 
     def value_by_place(self) -> Pair | None:
         if self.street or not self.entries:
@@ -266,12 +272,13 @@ class Asker:
         if e is None:
             return None
         cue = r.choice(["Number only.", "Just the number, please.", "Answer with the bare number."])
-        which, label = "value", ""
-        if e.mode == "range":
-            which, label = r.choice([("value", " lower end of"), ("second", " upper end of")])
-        return f"Give the{label} {entry_name(e, r)}. {cue}".replace("the  ", "the ").replace(
-            "of ", "of the ", 1
-        ) if label else f"{entry_name(e, r)}? {cue}", e.number(which)
+        name = self._name(e)
+        labels = {"range": ["lower end", "upper end"], "tolerance": ["value", "tolerance"]}.get(e.mode)
+        if labels is None or (e.mode == "tolerance" and r.random() < 0.5):
+            return f"{name}? {cue}", e.number()
+        label = r.choice(labels)
+        which = "second" if label in ("upper end", "tolerance") else "value"
+        return f"{label} of the {name}? {cue}", e.number(which)
 
     def unit(self) -> Pair | None:
         r, e = self.rng, self._pick([e for e in self.valued if e.unit])
@@ -311,7 +318,7 @@ class Asker:
         r, e = self.rng, self._pick([e for e in self.valued if e.mode != "none"])
         if e is None:
             return None
-        name = entry_name(e, r)
+        name = self._name(e)
         if e.mode == "tolerance":
             question = r.choice([f"What is the tolerance of the {name}?", f"How far may the {name} be off?"])
             return question, r.choice(
@@ -348,7 +355,7 @@ class Asker:
         if len(self.valued) < 2:
             return None
         x, y = r.sample(self.valued, 2)
-        first, second = entry_name(x, r), entry_name(y, r)
+        first, second = self._name(x), self._name(y)
         question = r.choice(
             [
                 f"What do the {first} and the {second} show?",
@@ -477,7 +484,13 @@ def random_page(rng: random.Random) -> Page:
     number = rows * columns
     repeat = layout == "map" or number > 12 or rng.random() < 0.15
     shapes = rng.choices(PICTOGRAMS, k=number) if repeat else rng.sample(PICTOGRAMS, number)
+    one_shape = layout not in ("map", "street") and number <= len(COLOURS) and rng.random() < 0.15
+    if one_shape:
+        shapes = [rng.choice(PICTOGRAMS)] * number
     entries = [random_entry(rng, shape, layout) for shape in shapes]
+    if one_shape:  # told apart by colour alone
+        for entry, colour in zip(entries, rng.sample(list(COLOURS), number), strict=True):
+            entry.colour = colour
     if layout == "map":
         for entry in entries:
             if rng.random() < 0.3:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vlm_pipeline.bundled.base_model.drills import Driller
 from vlm_pipeline.bundled.base_model.model import (
     IGNORE,
     Builder,
@@ -40,11 +41,18 @@ log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 6  # sequences in one forward pass; short ones go together
 TEXT_ROW = 220  # text exercises share a row up to about this many tokens
 
-DRILL = {"drill": 1.0}
-READ = {"drill": 1.0, "read_shuffled": 1.0, "number_only": 3.0}
+DRILLS = {"drill": 1.0}
+MIXED = {
+    "drill": 3.0,
+    "read_shuffled": 1.0,
+    "number_only": 3.0,
+    "value": 1.0,
+    "bounds": 1.0,
+    "which_has": 1.0,
+}
 LOOKUPS = {
-    "read_shuffled": 2.0, "number_only": 6.0, "value": 3.0, "unit": 1.0, "colour": 1.0, "value_by_colour": 1.0,
-    "which_has": 1.0, "bounds": 2.0, "value_by_place": 1.0, "count": 1.0,
+    "drill": 1.0, "read_shuffled": 1.0, "number_only": 4.0, "value": 3.0, "unit": 0.5, "colour": 0.7, "value_by_colour": 1.5,
+    "which_has": 2.0, "bounds": 2.5, "value_by_place": 2.0, "count": 1.0, "two_values": 1.0, "neighbour": 1.5,
 }  # fmt: skip
 
 
@@ -61,12 +69,12 @@ class Phase:
 
 
 SYMBOL_PHASES = [
-    Phase(150, 24, 2, DRILL, 0),
-    Phase(150, 16, 4, READ, 4, echo=True),
-    Phase(250, 12, 8, LOOKUPS, 5, echo=True),
-    Phase(750, 12, 6, None, 7),
+    Phase(350, 20, 4, DRILLS, 4, echo=True),
+    Phase(150, 16, 5, MIXED, 4, echo=True),
+    Phase(200, 12, 8, LOOKUPS, 5),
+    Phase(550, 12, 6, None, 6),
 ]
-JOIN_PHASES = [Phase(300, 12, 6, None, 7)]
+JOIN_PHASES = [Phase(200, 12, 6, None, 5)]
 
 
 def rows_of(phases: Sequence[Phase], number: int, builder: Builder, rng: random.Random) -> list[Item]:
@@ -96,7 +104,9 @@ def page_item(builder: Builder, rng: random.Random, questions: int, kinds: dict[
             pairs = asker.ask(questions)
         else:
             names = rng.choices(list(kinds), list(kinds.values()), k=questions)
-            pairs = [p for p in (getattr(asker, name)() for name in names) if p]
+            driller = Driller(page, rng)
+            asks = [driller.drill if name == "drill" else getattr(asker, name) for name in names]
+            pairs = [pair for pair in (ask() for ask in asks) if pair]
         if not pairs:
             continue
         branches = [[pair] for pair in pairs]

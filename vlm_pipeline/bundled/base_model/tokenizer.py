@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from vlm_pipeline.bundled.base_model import words
-from vlm_pipeline.bundled.base_model.questions import page_and_questions
+from vlm_pipeline.bundled.base_model.questions import SYNONYMS, page_and_questions
 from vlm_pipeline.bundled.base_model.text_tasks import text_exercise
 from vlm_pipeline.bundled.glyphs import COLOURS, SHAPES, TILE, UNITS
 
@@ -85,7 +86,7 @@ def corpus(seed: int = 11, pages: int = 1500, exercises: int = 3000) -> Iterator
     for _ in range(300):
         yield " " + " ".join(rng.sample(listed, len(listed)))
         yield "system\nuser\nassistant\n"
-        yield " ".join([*SHAPES, *COLOURS, *UNITS])
+        yield " " + " ".join([*SHAPES, *chain(*SYNONYMS.values()), *COLOURS, *UNITS])
     for _ in range(pages):
         for question, answer in page_and_questions(rng, 4)[1]:
             yield question
