@@ -154,6 +154,11 @@ def load_base(
             ) from error
         model = auto_class.from_pretrained(folder, dtype=dtype, **extra)
     model.requires_grad_(False)
+    for module in model.modules():
+        # bitsandbytes repacks 4-bit weights for inference at the first evaluation on AVX-512 CPUs, for good, and the
+        # repacked product has no gradient (seen with 0.50).
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
     return (model if extra else model.to(device)).eval()
 
 

@@ -89,7 +89,10 @@ def parse_request(raw: dict[str, Any]) -> tuple[TrainingRequest, JobSettings]:
             fields = set(JobSettings.model_fields)
             defaults = {name: value for name, value in task.model_dump(mode="json").items() if name in fields}
             defaults["base_model"] = task.base_model_path
-            if request.store_name not in (None, task.name):  # a dev run's own folder: a handful of rows teaches little
+            if request.store_name not in (
+                None,
+                task.name,
+            ):  # a dev run's own folder: a handful of rows teaches little
                 defaults["training"]["gate_zero"] = "warn"
         job = JobSettings.model_validate(_merged(defaults, request.settings))
         return request.model_copy(update={"from_adapter": _start_of(request, job)}), job
