@@ -109,7 +109,7 @@ def find_leakage(
         leaks += [
             Leak(one.kind, one.blocking, one.splits, one.rows, one.reason, _REMEDY[one.kind], one.count)
             for one in found
-            if frozenset(one.rows) not in known
+            if not one.rows or frozenset(one.rows) not in known
         ]
     return sorted(leaks, key=lambda leak: not leak.blocking)
 

@@ -213,6 +213,14 @@ def test_findings_are_cut_to_a_list_that_can_be_read_and_the_rest_is_counted() -
     assert len(leaks) == 11 and leaks[-1].count == 20
 
 
+def test_thousands_of_rows_from_one_template_are_searched_in_linear_time_and_the_cut_is_told() -> None:
+    """Each of n rows is a candidate for each other: without a budget the search is quadratic."""
+    rows = [text(f"r{n}", "test" if n % 2 else "train", f"{LONG} Number {n}?", "no") for n in range(1_500)]
+    leaks = find_leakage(rows, limit=5)
+    assert kinds(leaks) == [("near_text", True)] * 5 + [("near_text", False)]
+    assert "cut short" in leaks[-1].reason
+
+
 def test_rows_without_a_split_are_an_error_of_the_caller() -> None:
     with pytest.raises(ValueError, match="assign_splits"):
         find_leakage([example("a")])
