@@ -108,6 +108,7 @@ def run_ours(folder: Path, scratch: Path) -> dict[str, Any]:
         }
     )
     training = Training(request, job, Reporter(every_seconds=1e9))
+    training.prepare()
     training.setup()
     training.forward.features and training.forward.features.forget()  # what set-up has seen counts as unseen
     started, cpu = time.perf_counter(), time.process_time()

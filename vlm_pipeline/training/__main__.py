@@ -14,12 +14,17 @@ def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str |
 
     request, job = parse_request(raw)
     reporter.say("loading torch, transformers and peft")
-    from vlm_pipeline.training.finish import finish
+    from vlm_pipeline.training.finish import finish, finished
     from vlm_pipeline.training.recipe import Training
     from vlm_pipeline.training.record import AdapterError, adapter_version
 
     try:
         training = Training(request, job, reporter)
+        training.prepare()
+        record = finished(training)
+        if record is not None:
+            reporter.say(f"{request.output} holds the adapter of this very request already; nothing to train")
+            return summary(record), adapter_version(record)
         training.setup()
         training.train()
         record = finish(training)

@@ -17,10 +17,19 @@ from vlm_pipeline.training.forward import PackedForward
 from vlm_pipeline.training.gate import refuse_or_warn
 from vlm_pipeline.training.plan import actuals, remember_throughput
 from vlm_pipeline.training.recipe import Training
-from vlm_pipeline.training.record import write_record
+from vlm_pipeline.training.record import AdapterError, read_record, write_record
 from vlm_pipeline.training.rows import Rows
 
 PROBE_ROWS = 4  # rows whose logits prove the saved adapter
+
+
+def finished(training: Training) -> dict[str, Any] | None:
+    """The record of an adapter that a run with this very configuration, data and base has completed, if there is one."""
+    try:
+        record = read_record(training.request.output)
+    except AdapterError:
+        return None
+    return record if record.get("key") == training.key else None
 
 
 def finish(training: Training) -> dict[str, Any]:
@@ -59,8 +68,11 @@ def finish(training: Training) -> dict[str, Any]:
         lambda base: _logits(training, base, probe),
         trained,
     )
+    merged = (
+        "not merged into a quantised base" if proof["merged"] is None else f"merged {proof['merged']:.1e}"
+    )
     training.reporter.say(
-        f"the adapter, reloaded and merged, answers as trained (logits differ by {proof['reloaded']:.1e} and {proof['merged']:.1e})"
+        f"the saved adapter answers as trained; logits differ by: reloaded {proof['reloaded']:.1e}, {merged}"
     )
     record = write_record(folder, {**record, "proof": proof})
     training.checkpoints.clear()
@@ -103,6 +115,7 @@ def _record(training: Training) -> dict[str, Any]:
             "changed_sections": request.changed_sections,
         },
         "settings": job.model_dump(mode="json"),
+        "key": training.key,
         "configuration_hash": job.training_hash(),
         "seed": training.settings.seed,
         "continued_from": str(request.from_adapter) if request.from_adapter else None,

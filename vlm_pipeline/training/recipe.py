@@ -61,16 +61,16 @@ class Progress:
 
 
 class Training:
-    """One run: `setup()`, then `train()`; `finish.finish` writes the adapter."""
+    """One run: `prepare()`, `setup()`, `train()`; then `finish.finish` writes the adapter."""
 
     def __init__(self, request: TrainingRequest, job: JobSettings, reporter: Reporter) -> None:
         self.request, self.job, self.settings, self.reporter = request, job, job.training, reporter
 
     # -- set-up ------------------------------------------------------------------------------------------------
 
-    def setup(self) -> None:
-        """Everything that can be refused is refused before the weights are read."""
-        job, settings = self.job, self.settings
+    def prepare(self) -> None:
+        """Read rows and configuration; everything that can be refused is refused here, before any weight is read."""
+        job = self.job
         self.base_folder = resolve_base(job.base_model, job.revision)
         adapters.check_targets(self.base_folder, job.lora)
         self.rows = self._read_training_rows()
@@ -96,6 +96,10 @@ class Training:
             ]
         )
         self._plan()
+
+    def setup(self) -> None:
+        """Load the model and put a fresh, continued or checkpointed adapter on it."""
+        settings = self.settings
         self.accelerator = Accelerator(cpu=pick_device().type == "cpu")
         self.device = self.accelerator.device
         set_seed(settings.seed)

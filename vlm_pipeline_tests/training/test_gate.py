@@ -120,7 +120,7 @@ def test_training_that_never_answers_right_leaves_no_adapter(tmp_path, vision_mo
 
 def test_training_learns_measures_it_and_keeps_the_best_weights(tmp_path, vision_model, table):
     settings = {
-        "epochs": 10,
+        "epochs": 12,
         "eval_steps": 10,
         "learning_rate": 1e-2,
         "gate_patience": 2,

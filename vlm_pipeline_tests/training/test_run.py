@@ -36,6 +36,16 @@ def test_a_text_model_trains_as_an_image_model_does(tmp_path, text_model):
     assert {"step", "loss", "learning_rate", "tokens_per_second", "utilisation"} <= live(request)[-1].keys()
 
 
+def test_the_same_request_again_trains_nothing_and_another_one_does(tmp_path, vision_model, table):
+    request = make_request(tmp_path, "run", vision_model, table, max_steps=1)
+    first, _ = run(request)
+    again, ears = run(request)
+    assert "nothing to train" in ears.text and again == first
+    request["settings"]["training"]["max_steps"] = 2
+    changed, _ = run(request)
+    assert changed["steps"] == 2
+
+
 def test_qlora_trains_on_a_base_in_four_bits(tmp_path, table):
     model = tiny.save_vision_model(tmp_path / "model", hidden=64)  # widths that 4-bit blocks of 64 divide
     request = make_request(tmp_path, "run", model, table, max_steps=3)
