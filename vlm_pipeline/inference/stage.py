@@ -147,7 +147,10 @@ def conditions(task: Task, predictor: Any) -> dict[str, Any]:
     """Under which conditions the answers were made; a comparison is fair where they are the same."""
     made = {
         "hosted": not isinstance(predictor, TransformersPredictor),
-        "generation": task.generation_of(predictor).model_dump(mode="json"),
+        "generation": {
+            **task.generation_of(predictor).model_dump(mode="json"),
+            "constrained": getattr(predictor, "constrained", None),
+        },
         "prompt": task.settings_hash("prompt"),
     }
     if made["hosted"]:

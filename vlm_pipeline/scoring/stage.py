@@ -15,7 +15,17 @@ from vlm_pipeline.task import Task
 from vlm_pipeline.verdict import Verdict
 
 READY = "ready"
-SCORED_COLUMNS = ["id", "section", "group", "split", "answer", "answer_value", "metadata", "prompt_text"]
+SCORED_COLUMNS = [
+    "id",
+    "section",
+    "group",
+    "split",
+    "answer",
+    "answer_value",
+    "metadata",
+    "prompt_text",
+    "images",
+]
 
 
 def predictor_status(store: TaskStore, name: str) -> str:
@@ -84,7 +94,7 @@ def _score(task: Task, store: TaskStore, name: str, log: Callable[[str], None]) 
     path, scores_path = store.path("metrics", f"{name}.json"), store.path("metrics", f"{name}.parquet")
     write_scores(scores_path, scores)
     write_json(path, result)
-    return Artifact(content_hash(_without_usage(result)), _describe(result), (path, scores_path))
+    return Artifact(content_hash(_timeless(result)), _describe(result), (path, scores_path))
 
 
 def _from_elsewhere(
@@ -126,13 +136,11 @@ def _probes(task: Task, answers: list[dict[str, Any]], name: str, scorer: Any) -
     )
 
 
-def _without_usage(result: dict[str, Any]) -> dict[str, Any]:
-    """Latencies and cache hits differ from run to run; they are no reason to compare again."""
-    splits = {
-        split: {key: value for key, value in found.items() if key != "usage"}
-        for split, found in result["splits"].items()
-    }
-    return {**result, "splits": splits}
+def _timeless(value: Any) -> Any:
+    """The same figures without latencies and cache hits, which differ from run to run and decide nothing."""
+    if isinstance(value, dict):
+        return {key: _timeless(inner) for key, inner in value.items() if key != "usage"}
+    return [_timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _describe(result: dict[str, Any]) -> dict[str, Any]:
@@ -204,7 +212,7 @@ def make_comparison(
         )
         path = store.path("comparison.json")
         write_json(path, result)
-        return Artifact(content_hash(result), _describe_comparison(result), (path,))
+        return Artifact(content_hash(_timeless(result)), _describe_comparison(result), (path,))
 
     return make_once(store, "comparison", inputs, make, log)
 
