@@ -60,7 +60,9 @@ class PromptSettings(Settings):
     instruction: str | None = None  # appended to the last user turn
     few_shot: list[Shot] = []
     supervise: Literal["all", "last"] = "all"  # which assistant turns carry labels
-    template_args: dict[str, str | int | float | bool] = {}  # for the chat template: date_string, enable_thinking
+    template_args: dict[
+        str, str | int | float | bool
+    ] = {}  # for the chat template: date_string, enable_thinking
     max_tokens: int = Field(4096, gt=0)  # a longer row is a finding, never cut
 
 

@@ -52,9 +52,13 @@ class GenerationSettings(Settings):
     @model_validator(mode="after")
     def _samples_differ(self) -> GenerationSettings:
         if self.samples > 1 and not self.do_sample:
-            raise ValueError(f"samples: {self.samples} greedy answers would all be the same; set do_sample: true")
+            raise ValueError(
+                f"samples: {self.samples} greedy answers would all be the same; set do_sample: true"
+            )
         if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError(f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}")
+            raise ValueError(
+                f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}"
+            )
         return self
 
 

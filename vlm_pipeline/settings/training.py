@@ -37,7 +37,9 @@ class TrainingSettings(Settings):
     packing: Literal["shared", "none"] = "shared"  # questions of one image in one sequence
     token_budget: int = Field(4096, gt=0)  # tokens in one packed sequence
     attention: Literal["auto", "packed", "dense", "flex"] = "auto"  # how packed branches are kept apart
-    image_feature_memory_mb: int = Field(512, gt=0)  # frozen image features kept in memory; the rest goes to disk
+    image_feature_memory_mb: int = Field(
+        512, gt=0
+    )  # frozen image features kept in memory; the rest goes to disk
     eval_steps: int = Field(100, gt=0)
     save_steps: int = Field(100, gt=0)
     log_steps: int = Field(10, gt=0)
@@ -49,7 +51,9 @@ class TrainingSettings(Settings):
     seed: int = 0
     workers: int = Field(2, ge=0)
     from_adapter: str | None = None  # continue from this adapter id (or "promoted")
-    replay: float = Field(1.0, ge=0, le=1)  # with from_adapter: share of the rows of unchanged sections trained again
+    replay: float = Field(
+        1.0, ge=0, le=1
+    )  # with from_adapter: share of the rows of unchanged sections trained again
 
 
 class QuantizationSettings(Settings):
