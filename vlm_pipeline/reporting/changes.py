@@ -24,7 +24,7 @@ def compare_reports(before: Mapping[str, Any], after: Mapping[str, Any]) -> Chan
     rows are the same is said.
     """
     metrics = {
-        m["key"]: Metric(m["key"], m["label"], m["lower_is_better"], m["percent"])
+        m["key"]: Metric(m["key"], m["label"], m["lower_is_better"], m["percent"], digits=m.get("digits", 2))
         for m in after.get("metrics", ())
     }
     tables = (

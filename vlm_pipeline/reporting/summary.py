@@ -40,7 +40,7 @@ def report_document(
         "baseline": view.baseline,
         "n": view.n,
         "groups": view.groups,
-        "metrics": [{"key": m.key, "label": m.label, "lower_is_better": m.lower_is_better, "percent": m.percent} for m in view.metrics],
+        "metrics": [{"key": m.key, "label": m.label, "lower_is_better": m.lower_is_better, "percent": m.percent, "digits": m.digits} for m in view.metrics],
         "predictors": [
             {"name": p.name, "label": p.label, "slot": p.slot, "status": p.status, "reason": p.reason, "stand_in": p.stand_in, "cost": p.cost, "failures": p.failures}
             for p in view.predictors

@@ -31,51 +31,48 @@ def print_summary(store: TaskStore, file: TextIO | None = None) -> int:
 
 def print_report(document: Mapping[str, Any], *, link: str | None = None, file: TextIO | None = None) -> None:
     """Print the contents of a `report.json`. Names and sentences are text, never terminal markup or escapes."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(file=file, highlight=False, soft_wrap=False)
-    metrics = [Metric(m["key"], m["label"], m["lower_is_better"], m["percent"]) for m in document["metrics"]]
+    between = " " if console.width >= 100 else "\n"  # value and interval in one line, where there is room
+    metrics = [
+        Metric(m["key"], m["label"], m["lower_is_better"], m["percent"], digits=m.get("digits", 2))
+        for m in document["metrics"]
+    ]
     headline = next(
         (m for m in metrics if m.key == document["headline"]), metrics[0] if metrics else Metric("", "")
     )
+    title = _safe(f"{document['title']}: {document['split']} rows, 95 % intervals")
     table = Table(
-        title=_safe(f"{document['title']}: {document['split']} rows"),
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
+        title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
-    table.add_column("Predictor", overflow="fold")
-    for name in (headline.label, "95 % interval", "n", "Unscored", "Difference", "95 % interval", "p"):
-        table.add_column(
-            _safe(name), justify="left" if "interval" in name else "right", no_wrap="interval" in name
-        )
+    table.add_column("Predictor", overflow="fold", max_width=28)
+    for name in (_safe(headline.label), "n (unscored)", "Difference", "p"):
+        table.add_column(Text(name), justify="right", no_wrap=True)
     paired = {
         (d["predictor"], d["baseline"]): d
         for d in document["differences"]
         if d["metric"] == headline.key and d["section"] is None
     }
+    absent = []
     for predictor in document["predictors"]:
         name = predictor["label"] + (f" ({predictor['stand_in']})" if predictor["stand_in"] else "")
         estimate = document["estimates"].get(predictor["name"], {}).get(headline.key)
         if predictor["status"] != "measured" or not estimate:
-            table.add_row(
-                Text(_safe(name)),
-                Text(_safe(predictor["status"]), style="dim"),
-                Text(_safe(predictor["reason"]), style="dim"),
+            absent.append(
+                f"{name}: {predictor['status']}" + (f", {predictor['reason']}" if predictor["reason"] else "")
             )
             continue
         d = paired.get((predictor["name"], document["baseline"]))
-        table.add_row(
-            Text(_safe(name)),
-            headline.value(estimate["value"]),
-            Text(headline.interval(estimate["low"], estimate["high"])),
-            _count(estimate["n"]),
-            _count(estimate["unscored"]),
-            *_difference(headline, d),
-        )
+        value = f"{headline.value(estimate['value'])}{between}{headline.interval(estimate['low'], estimate['high'])}"
+        count = f"{_count(estimate['n'])} ({_count(estimate['unscored'])})"
+        table.add_row(Text(_safe(name)), Text(value.strip()), Text(count), *_difference(headline, d, between))
     console.print(table)
+    for line in absent:
+        console.print(Text(_safe(line), style="dim"))
     decision = document["decision"]
     console.print(Text(_safe(decision["sentence"]), style=_STYLES.get(decision["verdict"], "bold")))
     if document.get("weak_sections"):
@@ -84,23 +81,20 @@ def print_report(document: Mapping[str, Any], *, link: str | None = None, file: 
         console.print(Text(_safe(f"Report: {link}"), style="dim"), soft_wrap=True)
 
 
-def _difference(metric: Metric, d: Mapping[str, Any] | None) -> tuple[Any, Any, str]:
+def _difference(metric: Metric, d: Mapping[str, Any] | None, between: str) -> tuple[Any, str]:
     from rich.text import Text
 
     if d is None or not is_number(d["difference"]):
-        return "", "", ""
+        return "", ""
     shown = is_number(d["low"]) and is_number(d["high"]) and not d["low"] <= 0 <= d["high"]
     style = "" if not shown else "green" if (d["difference"] > 0) != metric.lower_is_better else "red"
     p = d["p_adjusted"] if d["p_adjusted"] is not None else d["p"]
-    return (
-        Text(metric.difference(d["difference"]), style=style),
-        Text(metric.interval(d["low"], d["high"], signs=True)),
-        p_text(p),
-    )
+    text = f"{metric.difference(d['difference'])}{between}{metric.interval(d['low'], d['high'], signs=True)}"
+    return Text(text.strip(), style=style), p_text(p)
 
 
 def _count(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
+    return "?" if value is None else f"{value:,}"
 
 
 def _safe(text: str) -> str:

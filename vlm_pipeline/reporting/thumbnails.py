@@ -97,5 +97,7 @@ def _encode(path: str, edge: int, root: Path | str | None) -> bytes | str:
             return target.getvalue()
     except FileNotFoundError:
         return "the image file is missing"
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+    except Image.DecompressionBombError:
+        return "the image has too many pixels, it is too large to draw"
+    except (OSError, ValueError, SyntaxError) as error:
         return f"the image cannot be read ({type(error).__name__})"

@@ -48,5 +48,9 @@ def resize(driver: Any, width: int, height: int = 900) -> None:
 
 
 def prefer(driver: Any, scheme: str) -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    # Without smooth scrolling, so that what is clicked stands still.
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

@@ -112,9 +112,9 @@ def test_a_failed_build_leaves_the_old_report(small: ReportInputs, folder: Path)
     with pytest.raises(ValueError, match="cannot name a folder"):
         build_report(replace(small, data_version="../escape"), folder)
     broken = replace(
-        small, rows=[{**small.rows[0], "id": "x"}], previous={"metrics": 3}, data_version="worse"
+        small, rows=[{**small.rows[0], "id": "x"}], previous={"decision": 3}, data_version="worse"
     )
-    with pytest.raises((TypeError, AttributeError)):
+    with pytest.raises(AttributeError):
         build_report(broken, folder)
     assert _bytes(folder) == before
 

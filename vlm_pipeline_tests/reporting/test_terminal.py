@@ -19,7 +19,7 @@ def test_table_and_decision(built: BuiltReport) -> None:
     document = read_json(built.folder / "report.json")
     text = " ".join(_printed(document).split())
     assert built.sentence in text
-    for word in ("Tiny base", "Tuned adapter", "Unscored", "pending"):
+    for word in ("Tiny base", "Tuned adapter", "unscored", "Hosted fine-tune: pending"):
         assert word in text
 
 
@@ -38,3 +38,11 @@ def test_print_summary_reads_the_store(built: BuiltReport, tmp_path: Path) -> No
     write_json(store.path("report", "report.json"), read_json(built.folder / "report.json"))
     out = io.StringIO()
     assert print_summary(store, file=out) == 0 and "index.html" in out.getvalue().replace("\n", "")
+
+
+def test_eighty_columns_are_enough(built: BuiltReport, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = _printed(read_json(built.folder / "report.json")).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("Tuned adapter" in line and "%" in line for line in lines)
+    assert not [line for line in lines if "…" in line]

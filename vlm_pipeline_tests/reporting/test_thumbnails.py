@@ -4,6 +4,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from vlm_pipeline.reporting.thumbnails import make_thumbnails
@@ -14,25 +15,34 @@ def _picture(path: Path, size: tuple[int, int] = (300, 200), shade: int = 90) ->
     return str(path)
 
 
-def _header_only_png(path: Path, width: int, height: int) -> str:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png_that_claims(path: Path, width: int, height: int) -> str:
+    """A file of a hundred bytes whose header promises a giant picture."""
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", zlib.compress(b"\0" * 64)) + _chunk(b"IEND", b"")
+    )
     return str(path)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bad_images_are_left_out_with_their_reason(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     made = make_thumbnails(
         [
             ("good", _picture(tmp_path / "good.png")),
-            ("huge", _header_only_png(tmp_path / "huge.png", 60_000, 60_000)),
+            ("bomb", _png_that_claims(tmp_path / "bomb.png", 60_000, 60_000)),
+            ("large", _png_that_claims(tmp_path / "large.png", 10_000, 9_000)),
             ("broken", str(tmp_path / "broken.png")),
             ("absent", str(tmp_path / "absent.png")),
         ]
     )
     assert list(made.images) == ["good"]
-    assert "too large" in made.left_out["huge"] or "Bomb" in made.left_out["huge"]
+    assert "too large" in made.left_out["bomb"]
+    assert made.left_out["large"] == "image of 10000 x 9000 pixels is too large to draw"
     assert "cannot be read" in made.left_out["broken"]
     assert made.left_out["absent"] == "the image file is missing"
     assert made.data_uri("good").startswith("data:image/webp;base64,")
