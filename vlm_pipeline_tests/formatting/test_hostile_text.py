@@ -68,7 +68,7 @@ def _controls(ids: Any, formatter: Formatter) -> list[int]:
 def test_a_megabyte_of_text_is_formatted_or_refused_never_cut(formatter: Formatter) -> None:
     long = "torque and bolt " * 65_536
     made = formatter.format(asked("long", long, "31 Nm"))
-    assert made.text.count("bolt") == 65_536 and len(made.input_ids) > 200_000
+    assert made.text.count("bolt") == 65_536 and len(made.input_ids) > 3 * 65_536
 
 
 def test_unpaired_surrogates_are_refused_not_raised(formatter: Formatter) -> None:
