@@ -126,7 +126,10 @@ def _format_sentence(pair: Mapping[str, Any], improved: bool, alpha: float) -> s
     verdict = by_format_alone(pair, alpha) if improved else None
     if verdict is None:
         return ""
-    test = min(pair["lenient"], key=lambda one: one["difference"])
+    tests = [one for one in pair["lenient"] if one["difference"] is not None]
+    if not tests:
+        return f" Format or knowledge cannot be told apart: {pair['b']} gives no readable answer."
+    test = min(tests, key=lambda one: one["difference"])
     change = (
         f"{test['difference'] * 100:+.0f} points{_interval(test, 100, '{:.0f}')}, {p_text(test['p_value'])}"
     )
