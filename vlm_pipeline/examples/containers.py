@@ -186,7 +186,9 @@ class _Text:
         while True:
             self._advance(_NEXT.match(self._buffer, self._start).end())  # type: ignore[union-attr]
             if self._start < len(self._buffer):
-                return self._listed and self._buffer[self._start] == "]"
+                return (
+                    self._listed and self._buffer[self._start] == "]" and (self._wrapped or self._is_last())
+                )
             if not self._more():
                 return True
 
@@ -207,25 +209,25 @@ class _Text:
                 )
             if end >= len(self._buffer) and self._more():
                 continue  # a number may go on
+            if isinstance(row, list) and self._next_row_start(end):
+                return RawRow(
+                    line, bad=BadRow("broken_json", "a stray bracket between rows"), raw=self._skip_broken()
+                )
             raw = self._buffer[self._start : min(end, self._start + 2_100)]
             self._advance(end)
             return _checked(line, row, raw)
 
-    def ending(self) -> Iterator[RawRow]:
-        """A list that never ends, or text behind its end, may stand for lost rows."""
-        if not self._listed:
-            return
-        if self._start >= len(self._buffer):
-            yield RawRow(
-                self._line, bad=BadRow("broken_json", "the file ends inside its list: it was cut off"), rows=0
-            )
-            return
-        self._advance(self._start + 1)
-        while self._more():
+    def _is_last(self) -> bool:
+        """Does nothing follow? A bracket before more text is part of a broken row, not the end of the list."""
+        while not (rest := self._buffer[self._start + 1 :].strip()) and self._more():
             pass
-        rest = self._buffer[self._start :].strip()
-        if rest and not self._wrapped:
-            yield RawRow(self._line, bad=BadRow("broken_json", "text after the end of the list"), raw=rest)
+        return not rest
+
+    def ending(self) -> Iterator[RawRow]:
+        """A list that never ends may have lost rows."""
+        if self._listed and self._start >= len(self._buffer):
+            reason = "the file ends inside its list: it was cut off"
+            yield RawRow(self._line, bad=BadRow("broken_json", reason), rows=0)
 
     def rest(self) -> str:
         return self._buffer[self._start : self._start + 2_100]
@@ -241,12 +243,10 @@ class _Text:
 
         Line starts are the better witness: brackets are what is likely to be broken.
         """
-        like_this = None if self._indent is None else re.compile(r"\n" + re.escape(self._indent) + r"(?=\{)")
         while True:
-            sibling = like_this.search(self._buffer, self._start + 1) if like_this else None
-            end = sibling.end() if sibling else None
+            end = self._next_row_start(len(self._buffer))
             last = self._end_of_file or len(self._buffer) - self._start >= self._limit
-            if end is None and (last or like_this is None):
+            if end is None and (last or self._indent is None):
                 end = self._end_of_broken()
             if end is None and not last:
                 self._more()
@@ -255,6 +255,15 @@ class _Text:
             raw = self._buffer[self._start : min(end, self._start + 2_100)]
             self._advance(end)
             return raw
+
+    def _next_row_start(self, before: int) -> int | None:
+        """Where the next line begins that is indented like the rows so far and opens an object."""
+        if self._indent is None:
+            return None
+        line = re.compile(r"\n" + re.escape(self._indent) + r"(?=\{)").search(
+            self._buffer, self._start + 1, before
+        )
+        return line.end() if line else None
 
     def _end_of_broken(self) -> int | None:
         depth = 0
