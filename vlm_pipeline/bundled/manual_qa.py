@@ -1,8 +1,8 @@
 """The bundled task `manual_qa`: service-manual pages of a fictional engine, with questions and strict answers.
 
-A page shows pictograms with values; a question names a part. Which pictogram or colour stands for which part is
-known to the workshop (the training rows), not to a base model: a tuned adapter has to learn it, read the page
-and keep the answer format.
+A page shows marks (pictograms, for fluids coloured drops) with values; a question names a part. Which mark stands
+for which part is known to the workshop (the training rows), not to a base model: a tuned adapter has to learn it,
+to read the page, and to keep the answer format, which names the mark and then what stands beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAGES = {"train": 48, "val": 10, "test": 10}  # of each section
 SEEDS = {"train": 4101, "val": 4202, "test": 4303, "probes": 4404}
 PROBE_PAGES, PROBES_A_PAGE = 2, 3  # of each section, in no split
 
-#: section -> part -> pictogram (fluids: colour of the drop)
+#: section -> part -> pictogram (fluids: colour of the drop); its mark on the pages
 PARTS: dict[str, dict[str, str]] = {
     "torque": {
         "crank": "gear", "rocker": "star", "flange": "cross", "pulley": "triangle",
@@ -60,7 +60,7 @@ class Question:
 
 
 def quantity(entry: Entry, with_second: bool = True) -> str:
-    """``48 Nm``, ``48 ±4 Nm`` or ``0.35-0.45 mm``."""
+    """``48 Nm``, ``48 ±4 Nm`` or ``0.35-0.45 mm``; without the second number the plain value."""
     text = entry.number()
     if with_second and entry.mode == "tolerance":
         text += f" ±{entry.number('second')}"
@@ -117,45 +117,50 @@ def make_page(section: str, rng: random.Random) -> Page:
 
 
 class Writer:
-    """Writes questions about one page. Each ``ask_…`` method gives one question."""
+    """Writes questions about one page. Each ``ask_…`` method gives one question about entry ``i``.
+
+    An answer first names the mark it was read from (a pictogram, for fluids a colour), then what stands there.
+    """
 
     def __init__(self, section: str, page: Page, rng: random.Random):
         self.section, self.page, self.rng = section, page, rng
         names = {picture: part for part, picture in PARTS[section].items()}
-        self.part = [names[e.colour if section == "fluids" else e.shape] for e in page.entries]
+        self.mark = [e.colour if section == "fluids" else e.shape for e in page.entries]
+        self.part = [names[mark] for mark in self.mark]
+        self.word = {"torque": "torque", "clearances": "clearance", "fluids": "capacity"}.get(
+            section, "setting"
+        )
 
     def _question(
         self, kind: str, texts: list[str], answer: str, evidence: list[int], facts: Facts
     ) -> Question:
-        return Question(kind, self.rng.choice(texts), answer, evidence, facts)
-
-    def _word(self) -> str:
-        return {"torque": "torque", "clearances": "clearance", "fluids": "capacity"}.get(
-            self.section, "setting"
-        )
+        marks = [self.mark[i] for i in evidence]
+        return Question(kind, self.rng.choice(texts), answer, evidence, {**facts, "marks": marks})
 
     def ask_value(self, i: int) -> Question:
-        entry, part, word = self.page.entries[i], self.part[i], self._word()
+        entry, part, word = self.page.entries[i], self.part[i], self.word
         ranged = entry.mode == "range"
         texts = [
             f"What is the {word} of the {part}?",
             f"Which {word} has the {part}?",
             f"State the {word} for the {part}.",
         ]
-        facts = (
-            quantity_facts(entry)
-            if ranged
-            else {k: v for k, v in quantity_facts(entry).items() if k in ("value", "unit")}
+        facts = quantity_facts(entry)
+        if not ranged:
+            facts = {k: v for k, v in facts.items() if k in ("value", "unit")}
+        return self._question(
+            "value", texts, f"{self.mark[i]}: {quantity(entry, with_second=ranged)}", [i], facts
         )
-        return self._question("value", texts, quantity(entry, with_second=ranged), [i], facts)
 
     def ask_tolerance(self, i: int) -> Question:
-        entry, part, word = self.page.entries[i], self.part[i], self._word()
+        entry, part, word = self.page.entries[i], self.part[i], self.word
         texts = [
             f"What is the {word} of the {part} with its tolerance?",
             f"Give {word} and tolerance for the {part}.",
         ]
-        return self._question("tolerance", texts, quantity(entry), [i], quantity_facts(entry))
+        return self._question(
+            "tolerance", texts, f"{self.mark[i]}: {quantity(entry)}", [i], quantity_facts(entry)
+        )
 
     def ask_limit(self, i: int) -> Question:
         entry, part = self.page.entries[i], self.part[i]
@@ -166,32 +171,33 @@ class Writer:
             f"{word.capitalize()} clearance allowed at the {part}?",
         ]
         number = entry.number("second" if upper else "value")
-        return self._question(
-            "limit", texts, f"{number} {entry.unit}", [i], {"value": float(number), "unit": entry.unit}
-        )
+        facts = {"value": float(number), "unit": entry.unit}
+        return self._question("limit", texts, f"{self.mark[i]}: {number} {entry.unit}", [i], facts)
 
     def ask_part(self, i: int) -> Question:
         entry = self.page.entries[i]
         shown = quantity(entry, with_second=entry.mode == "range")
         texts = [f"Which part has {shown}?", f"What part is given {shown}?"]
-        return self._question("part", texts, self.part[i], [i], {"part": self.part[i]})
+        return self._question("part", texts, f"{self.mark[i]}: {self.part[i]}", [i], {"part": self.part[i]})
 
     def ask_pair(self, i: int) -> Question:
         j = self.rng.choice([k for k in range(len(self.part)) if k != i])
-        word = {"torque": "torques", "clearances": "clearances", "fluids": "capacities"}.get(
-            self.section, "settings"
-        )
-        texts = [f"What are the {word} of the {self.part[i]} and the {self.part[j]}?"]
-        first, second = self.page.entries[i], self.page.entries[j]
-        answer = f"{quantity(first, False)}, {quantity(second, False)}"
-        return self._question(
-            "pair", texts, answer, [i, j], {"values": [quantity_facts(first), quantity_facts(second)]}
-        )
+        words = {
+            "torque": "torques",
+            "clearance": "clearances",
+            "capacity": "capacities",
+            "setting": "settings",
+        }[self.word]
+        texts = [f"What are the {words} of the {self.part[i]} and the {self.part[j]}?"]
+        one, other = self.page.entries[i], self.page.entries[j]
+        answer = f"{self.mark[i]}: {quantity(one, False)}, {self.mark[j]}: {quantity(other, False)}"
+        facts = {"values": [quantity_facts(one), quantity_facts(other)]}
+        return self._question("pair", texts, answer, [i, j], facts)
 
     def ask_step_of(self, i: int) -> Question:
         step = self.page.entries[i].step
         texts = [f"In which step comes the {self.part[i]}?", f"Which step is the {self.part[i]}?"]
-        return self._question("step", texts, f"step {step}", [i], {"value": step})
+        return self._question("step", texts, f"{self.mark[i]}: step {step}", [i], {"value": step})
 
     def _step(self, i: int) -> str:
         return f"step {self.page.entries[i].step}: {quantity(self.page.entries[i])}"
@@ -208,9 +214,8 @@ class Writer:
     def ask_next(self, i: int) -> Question:
         i = min(i, len(self.part) - 2)
         texts = [f"What follows the {self.part[i]}?", f"Which step comes after the {self.part[i]}?"]
-        return self._question(
-            "next", texts, self._step(i + 1), [i, i + 1], quantity_facts(self.page.entries[i + 1])
-        )
+        answer = f"{self.mark[i]}, then step {i + 2}: {quantity(self.page.entries[i + 1])}"
+        return self._question("next", texts, answer, [i, i + 1], quantity_facts(self.page.entries[i + 1]))
 
     def ask_number(self, i: int) -> Question:
         entry, part = self.page.entries[i], self.part[i]
@@ -219,14 +224,14 @@ class Writer:
             f"Which callout marks the {part}?",
             f"State the number of the {part}.",
         ]
-        return self._question("number", texts, f"no. {entry.number()}", [i], {"value": entry.value})
+        return self._question(
+            "number", texts, f"{self.mark[i]}: no. {entry.number()}", [i], {"value": entry.value}
+        )
 
     def ask_callout(self, i: int) -> Question:
-        texts = [
-            f"Which part is no. {self.page.entries[i].number()}?",
-            f"What does no. {self.page.entries[i].number()} mark?",
-        ]
-        return self._question("part", texts, self.part[i], [i], {"part": self.part[i]})
+        number = self.page.entries[i].number()
+        texts = [f"Which part is no. {number}?", f"What does no. {number} mark?"]
+        return self._question("part", texts, f"{self.mark[i]}: {self.part[i]}", [i], {"part": self.part[i]})
 
     def ask_beside(self, i: int) -> Question:
         j = i + 1 if i % 2 == 0 else i - 1
@@ -235,10 +240,8 @@ class Writer:
             f"Which part is to the {side} of the {self.part[i]}?",
             f"What is {side} of the {self.part[i]}?",
         ]
-        facts = {"part": self.part[j], "value": self.page.entries[j].value}
-        return self._question(
-            "beside", texts, f"{self.part[j]}, no. {self.page.entries[j].number()}", [i, j], facts
-        )
+        answer = f"{self.mark[i]}, then {self.mark[j]}: {self.part[j]}"
+        return self._question("beside", texts, answer, [i, j], {"part": self.part[j]})
 
 
 #: section -> (method, how many of it on one page)

@@ -100,7 +100,7 @@ def test_the_teacher_writes_other_questions_with_right_answers(task):
             if row["metadata"]["content_type"] == "value":
                 part = next(s for s in shown if s["part"] in row["conversations"][0]["content"])
                 assert row["metadata"]["value"] == part["value"]
-                assert row["conversations"][1]["content"] == f"{part['value']:g} {part['unit']}"
+                assert row["conversations"][1]["content"].endswith(f": {part['value']:g} {part['unit']}")
         assert [r["conversations"] for r in again] != [
             r["conversations"] for r in read(task) if r["metadata"]["group"] == group
         ]

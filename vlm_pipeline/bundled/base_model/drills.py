@@ -19,8 +19,8 @@ MOST = 10  # lookups in one drill
 class Driller:
     """Each method gives one drill about the page, or None where the page has nothing for it."""
 
-    def __init__(self, page: Page, rng: random.Random):
-        self.page, self.rng = page, rng
+    def __init__(self, page: Page, rng: random.Random, strange: float = STRANGE):
+        self.page, self.rng, self.strange = page, rng, strange
         self.entries = [e for e in page.entries if e.shape]
         shapes = Counter(e.shape for e in self.entries)
         colours = Counter(e.colour for e in self.entries)
@@ -33,7 +33,7 @@ class Driller:
         return self.rng.sample(entries, min(len(entries), MOST))
 
     def _or_stranger(self, word: str) -> str:
-        return stranger(self.rng) if self.rng.random() < STRANGE else word
+        return stranger(self.rng) if self.rng.random() < self.strange else word
 
     def _name(self, entry: Entry) -> str:
         word = shape_name(entry.shape, self.rng) if self.rng.random() < 0.4 else entry.shape
@@ -123,5 +123,5 @@ class Driller:
             self.beside,
             self.counts,
         ]
-        weights = [3, 3, 2, 3, 1, 2, 1, 2, 1, 2, 2]
+        weights = [3, 4, 3, 4, 1, 2, 1, 3, 1, 2, 2]
         return self.rng.choices(kinds, weights)[0]()

@@ -73,7 +73,7 @@ ORDINALS = [
 ]
 
 Pair = tuple[str, str]
-STRANGE = 0.2  # share of questions about something the page does not show
+STRANGE = 0.15  # share of questions about something the page does not show
 
 
 def plural(noun: str) -> str:
@@ -141,8 +141,8 @@ def read_out(entries: list[Entry], rng: random.Random) -> str:
 class Asker:
     """Questions and answers about one page; every method returns one pair or None where it does not apply."""
 
-    def __init__(self, page: Page, rng: random.Random):
-        self.page, self.rng = page, rng
+    def __init__(self, page: Page, rng: random.Random, strange: float = STRANGE):
+        self.page, self.rng, self.strange = page, rng, strange
         self.entries = [e for e in page.entries if e.shape]
         shapes = [e.shape for e in self.entries]
         self.unique = [e for e in self.entries if shapes.count(e.shape) == 1]
@@ -151,7 +151,7 @@ class Asker:
 
     def _name(self, entry: Entry) -> str:
         """What the entry is called in a question: mostly its name, sometimes a stranger's."""
-        return stranger(self.rng) if self.rng.random() < STRANGE else entry_name(entry, self.rng)
+        return stranger(self.rng) if self.rng.random() < self.strange else entry_name(entry, self.rng)
 
     def _pick(self, entries: list[Entry]) -> Entry | None:
         return self.rng.choice(entries) if entries else None
@@ -242,7 +242,7 @@ class Asker:
         r, e = self.rng, self._pick(own)
         if e is None:
             return None
-        name = stranger(r) if r.random() < STRANGE else e.colour
+        name = stranger(r) if r.random() < self.strange else e.colour
         question = r.choice(
             [f"What does the {name} one show?", f"What is the value in {name}?", f"Read the {name} entry."]
         )
@@ -417,6 +417,27 @@ class Asker:
             return question, f"Nothing is {where} the {name}."
         return question, f"{where[0].upper()}{where[1:]} the {name} is {a(entry_text(other, r))}."
 
+    def step_of(self) -> Pair | None:
+        r, e = self.rng, self._pick([e for e in self.unique if e.step])
+        if e is None:
+            return None
+        name = self._name(e)
+        question = r.choice(
+            [f"Which step has the {name}?", f"At which step is the {name}?", f"Step of the {name}?"]
+        )
+        return question, r.choice([f"The {name} is at step {e.step}.", f"That is step {e.step}."])
+
+    def follows(self) -> Pair | None:
+        """The entry after another one, in reading order."""
+        r = self.rng
+        spots = [i for i, e in enumerate(self.entries[:-1]) if e in self.unique]
+        if self.street or not spots:
+            return None
+        i = r.choice(spots)
+        name, after = entry_name(self.entries[i], r), self.entries[i + 1]
+        question = r.choice([f"What comes after the {name}?", f"Which entry is next after the {name}?"])
+        return question, f"After the {name} comes {a(entry_text(after, r))}."
+
     def light(self) -> Pair | None:
         if not self.street:
             return None
@@ -434,6 +455,8 @@ class Asker:
             (self.value_by_place, 1.5), (self.number_only, 1.5), (self.unit, 0.7), (self.colour, 0.7),
             (self.which_has, 1.3), (self.bounds, 2.0), (self.compare, 0.8), (self.two_values, 1.0),
             (self.count, 3.0 if self.street else 0.8), (self.exists, 1.0 if self.street else 0.4), (self.neighbour, 1.2), (self.light, 0.5),
+            (self.step_of, 1.0),
+            (self.follows, 0.8),
         ]  # fmt: skip
         asks, weights = [k for k, _ in kinds], [w for _, w in kinds]
         pairs: list[Pair] = []
@@ -458,7 +481,7 @@ def random_entry(rng: random.Random, shape: str, layout: str) -> Entry:
         return entry
     entry.dot = rng.choice([0, 0, 1, 2])
     if layout in ("list", "cards"):
-        entry.mode = rng.choice(["none", "none", "tolerance", "range"])
+        entry.mode = rng.choice(["none", "tolerance", "range"])
     entry.value = rng.randint(10, 99)
     if entry.mode == "tolerance":
         entry.second = rng.randint(1, 9)

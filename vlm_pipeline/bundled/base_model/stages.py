@@ -31,7 +31,7 @@ from vlm_pipeline.bundled.base_model.model import (
     collate,
     merge,
 )
-from vlm_pipeline.bundled.base_model.questions import Asker, random_page
+from vlm_pipeline.bundled.base_model.questions import STRANGE, Asker, random_page
 from vlm_pipeline.bundled.base_model.text_tasks import echo_task, text_exercise
 from vlm_pipeline.bundled.base_model.vision import DenseHeads, pixel_batch
 from vlm_pipeline.bundled.pages import Page, render, token_features
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 6  # sequences in one forward pass; short ones go together
 TEXT_ROW = 220  # text exercises share a row up to about this many tokens
 
-DRILLS = {"drill": 1.0}
+VALUES = {"drill_values": 1.0}
 MIXED = {
     "drill": 3.0,
     "read_shuffled": 1.0,
@@ -51,8 +51,9 @@ MIXED = {
     "which_has": 1.0,
 }
 LOOKUPS = {
-    "drill": 1.0, "read_shuffled": 1.0, "number_only": 4.0, "value": 3.0, "unit": 0.5, "colour": 0.7, "value_by_colour": 1.5,
-    "which_has": 2.0, "bounds": 2.5, "value_by_place": 2.0, "count": 1.0, "two_values": 1.0, "neighbour": 1.5,
+    "read_shuffled": 1.0, "number_only": 4.0, "value": 3.0, "unit": 0.5, "colour": 0.7, "value_by_colour": 1.5,
+    "which_has": 2.0, "bounds": 3.0, "value_by_place": 2.0, "count": 1.0, "two_values": 1.0, "neighbour": 1.5,
+    "step_of": 1.0, "follows": 1.0,
 }  # fmt: skip
 
 
@@ -66,15 +67,17 @@ class Phase:
     kinds: dict[str, float] | None
     texts: int
     echo: bool = False  # the text rows are long spans to repeat
+    drills: int = 0  # drills beside the questions on every page
+    strange: float = STRANGE  # share of questions about something the page does not show
 
 
 SYMBOL_PHASES = [
-    Phase(350, 20, 4, DRILLS, 4, echo=True),
-    Phase(150, 16, 5, MIXED, 4, echo=True),
-    Phase(200, 12, 8, LOOKUPS, 5),
-    Phase(550, 12, 6, None, 6),
+    Phase(120, 24, 2, VALUES, 0, strange=0.0),
+    Phase(280, 16, 5, MIXED, 3, echo=True, strange=0.0),
+    Phase(250, 12, 5, LOOKUPS, 5, echo=True, drills=3),
+    Phase(500, 12, 4, None, 6, drills=2),
 ]
-JOIN_PHASES = [Phase(200, 12, 6, None, 5)]
+JOIN_PHASES = [Phase(200, 12, 4, None, 5, drills=2)]
 
 
 def rows_of(phases: Sequence[Phase], number: int, builder: Builder, rng: random.Random) -> list[Item]:
@@ -83,7 +86,10 @@ def rows_of(phases: Sequence[Phase], number: int, builder: Builder, rng: random.
         if number < phase.steps:
             break
         number -= phase.steps
-    items = [page_item(builder, rng, phase.questions, phase.kinds) for _ in range(phase.pages)]
+    items = [
+        page_item(builder, rng, phase.questions, phase.kinds, phase.strange, phase.drills)
+        for _ in range(phase.pages)
+    ]
     return items + [text_item(builder, rng, phase.echo) for _ in range(phase.texts)]
 
 
@@ -95,23 +101,34 @@ class Item:
     pages: list[Page] = field(default_factory=list)
 
 
-def page_item(builder: Builder, rng: random.Random, questions: int, kinds: dict[str, float] | None) -> Item:
-    """A page with its questions; ``kinds`` narrows them (weights by method name), None asks everything."""
+def page_item(
+    builder: Builder,
+    rng: random.Random,
+    questions: int,
+    kinds: dict[str, float] | None,
+    strange: float = STRANGE,
+    more_drills: int = 0,
+) -> Item:
+    """A page with its questions; ``kinds`` narrows them (weights by method name), None asks everything.
+
+    ``drill`` stands for any drill, ``drill_values`` for the first one.
+    """
     while True:
         page = random_page(rng)
-        asker = Asker(page, rng)
+        asker, driller = Asker(page, rng, strange), Driller(page, rng, strange)
         if kinds is None:
             pairs = asker.ask(questions)
         else:
+            drills = {"drill": driller.drill, "drill_values": driller.values}
             names = rng.choices(list(kinds), list(kinds.values()), k=questions)
-            driller = Driller(page, rng)
-            asks = [driller.drill if name == "drill" else getattr(asker, name) for name in names]
+            asks = [drills.get(name) or getattr(asker, name) for name in names]
             pairs = [pair for pair in (ask() for ask in asks) if pair]
         if not pairs:
             continue
         branches = [[pair] for pair in pairs]
         if kinds is None and rng.random() < 0.15:  # a few chats of two turns
             branches = [pairs[i : i + 2] for i in range(0, len(pairs), 2)]
+        branches += [[pair] for pair in (driller.drill() for _ in range(more_drills)) if pair]
         system = rng.choice(SYSTEMS) if kinds is None and rng.random() < 0.2 else ""
         return Item(builder.sequence(branches, grid=(page.rows, page.cols), system=system), [page])
 
@@ -349,11 +366,15 @@ def measure(
         "count",
         "compare",
         "neighbour",
+        "step_of",
+        "follows",
         "read_all",
     ]
     for kind in [*kinds, "text"]:
         items = [
-            text_item(builder, rng) if kind == "text" else page_item(builder, rng, 4, {kind: 1.0})
+            text_item(builder, rng)
+            if kind == "text"
+            else page_item(builder, rng, 4, {kind: 1.0}, strange=0.0)
             for _ in range(rows)
         ]
         all_right, digit_right = [], []
