@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also as `python benchmarks/inference.py`
 from benchmarks.benchmark_model import draw_image, random_words, save_benchmark_model
-from vlm_pipeline.inference.generate import Generator
+from vlm_pipeline.inference.generate import Generator, stop_ids
 from vlm_pipeline.inference.plan import ImageInput, Prompt
 from vlm_pipeline.settings.predictors import GenerationSettings
 
@@ -190,7 +190,7 @@ def _generate(model: Any, processor: Any, inputs: Any, settings: GenerationSetti
         min_new_tokens=settings.min_new_tokens,
     )
     start = inputs["input_ids"].shape[1]
-    eos = set(model.generation_config.eos_token_id)
+    eos = stop_ids(model, processor.tokenizer)
     return [tuple(token for token in row[start:].tolist() if token not in eos) for row in output]
 
 
