@@ -36,7 +36,8 @@ def chromium(profile: Path) -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(driver_binary))
     try:
-        driver.set_page_load_timeout(60)
+        driver.set_page_load_timeout(300)
+        driver.set_script_timeout(120)
         yield driver
     finally:
         driver.quit()
