@@ -18,7 +18,7 @@ def small_task(folder: Path, name: str = "manual_qa") -> Path:
     settings = folder / name / "task.yaml"
     text = settings.read_text("utf-8").replace("../base_model", str(PROJECT / "data" / "base_model"))
     settings.write_text(
-        text.replace("training:\n", "training:\n  gate_zero: warn\n  max_steps: 12\n"), "utf-8"
+        text.replace("training:\n", "training:\n  gate_zero: warn\n  max_steps: 60\n"), "utf-8"
     )
     return folder
 

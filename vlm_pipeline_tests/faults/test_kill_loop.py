@@ -44,7 +44,7 @@ def rubbish(store: Path) -> list[str]:
 
 MOMENTS = {
     "while reading rows": lambda store: any(store.rglob("raw/*.parquet")),
-    "while the adapter is trained": lambda store: any(store.rglob("checkpoints/*")),
+    "while the adapter is trained": lambda store: any(store.rglob("*.live.jsonl")),
     "while the tuned model answers": lambda store: any(store.rglob("adapters/*/record.json")),
 }
 
