@@ -154,7 +154,12 @@ def _alpaca_turns(row: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, 
         if row.get(key) is not None and not isinstance(row[key], str):
             raise BadRow("malformed_row", f"{key} is {type(row[key]).__name__}, not text")
     turns = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    for pair in row.get("history") or []:
+    history = row.get("history") or []
+    if not isinstance(history, list | tuple):
+        raise BadRow(
+            "malformed_row", f"history is {type(history).__name__}, not a list of [question, answer] pairs"
+        )
+    for pair in history:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise BadRow("malformed_row", "history should be a list of [question, answer] pairs")
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]

@@ -23,7 +23,7 @@ from filelock import FileLock
 from vlm_pipeline.estimates import hosted_epochs
 from vlm_pipeline.formatting.openai_validator import OPENAI, Limits, validate_jsonl
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
-from vlm_pipeline.inference.hosted import create_once, patiently, redact
+from vlm_pipeline.inference.hosted import MalformedAnswer, create_once, patiently, redact
 from vlm_pipeline.inference.prices import Price, price_of
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor
 from vlm_pipeline.store import content_hash, file_hash, read_json, write_json
@@ -218,20 +218,32 @@ def list_jobs(client: Any, limit: int = 20) -> list[dict[str, Any]]:
 
 def events(client: Any, job_id: str, limit: int = 100) -> list[dict[str, Any]]:
     """Events of a job, the oldest first."""
-    page = patiently(lambda: client.fine_tuning.jobs.list_events(job_id, limit=limit))
-    rows = [{"time": event.created_at, "message": event.message, "data": event.data} for event in page.data]
+    found = _listed(lambda: client.fine_tuning.jobs.list_events(job_id, limit=limit))
+    rows = [{"time": event.created_at, "message": event.message, "data": event.data} for event in found]
     return rows[::-1]
 
 
+def _listed(call: Callable[[], Any]) -> list[Any]:
+    """The entries of a list answer; one that came without its list is malformed and asked for again."""
+
+    def entries() -> list[Any]:
+        data = call().data
+        if data is None:
+            raise MalformedAnswer("the answer has no list")
+        return data
+
+    return patiently(entries)
+
+
 def checkpoints(client: Any, job_id: str) -> list[dict[str, Any]]:
-    page = patiently(lambda: client.fine_tuning.jobs.checkpoints.list(job_id))
+    found = _listed(lambda: client.fine_tuning.jobs.checkpoints.list(job_id))
     return [
         {
             "step": point.step_number,
             "model": point.fine_tuned_model_checkpoint,
             "metrics": point.metrics.model_dump(exclude_none=True),
         }
-        for point in sorted(page.data, key=lambda point: point.step_number)
+        for point in sorted(found, key=lambda point: point.step_number)
     ]
 
 
