@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from vlm_pipeline.bundled import manual_qa, street_safety
+from vlm_pipeline.bundled import manual_qa, sectioned_answers, street_safety, tool_calls
 from vlm_pipeline.bundled.pages import Page, page_from_dict, render
 
 OUT = Path("data")
@@ -23,6 +23,8 @@ TASKS: dict[str, tuple[ModuleType, Any, dict[str, int]]] = {
     manual_qa.NAME: (manual_qa, manual_qa.make_page, manual_qa.PAGES),
     street_safety.NAME: (street_safety, street_safety.make_scene, street_safety.SCENES),
 }
+#: tasks without pictures
+TEXT_TASKS: dict[str, ModuleType] = {module.NAME: module for module in (tool_calls, sectioned_answers)}
 
 
 def png(page: Page) -> bytes:
@@ -118,13 +120,29 @@ def make_task(task: str, out: Path) -> dict[str, int]:
     return {"pages": len(everything), "rows": count, "probes": len(probes)}
 
 
+def make_text_task(task: str, out: Path) -> dict[str, int]:
+    """Write raw rows and probes of a task without pictures; returns its counts."""
+    module, folder = TEXT_TASKS[task], out / task
+    (folder / "raw").mkdir(parents=True, exist_ok=True)
+    count = 0
+    for section in module.SECTIONS:
+        rows = module.section_rows(section)
+        (folder / "raw" / f"{section}.jsonl").write_text(json_lines(rows), encoding="utf-8")
+        count += len(rows)
+    probes = module.probes() if hasattr(module, "probes") else []
+    if probes:
+        text = yaml.safe_dump(probes, sort_keys=False, allow_unicode=True, width=110)
+        (folder / "probes.yaml").write_text(text, encoding="utf-8")
+    return {"rows": count, "probes": len(probes)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("tasks", nargs="*", help="default: all")
     arguments = parser.parse_args()
-    for task in arguments.tasks or TASKS:
-        print(task, make_task(task, arguments.out))
+    for task in arguments.tasks or [*TASKS, *TEXT_TASKS]:
+        print(task, (make_text_task if task in TEXT_TASKS else make_task)(task, arguments.out))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from vlm_pipeline.bundled.pages import Entry, Page, page_from_dict, place_entrie
 
 NAME = "manual_qa"
 SECTIONS = ("torque", "clearances", "fluids", "procedures", "diagrams")
-PAGES = {"train": 48, "val": 10, "test": 10}  # of each section
+PAGES = {"train": 96, "val": 10, "test": 10}  # of each section
 SEEDS = {"train": 4101, "val": 4202, "test": 4303, "probes": 4404}
 PROBE_PAGES, PROBES_A_PAGE = 2, 3  # of each section, in no split
 
@@ -249,8 +249,8 @@ MIX: dict[str, list[tuple[str, int]]] = {
     "torque": [("ask_value", 5), ("ask_tolerance", 3), ("ask_part", 2), ("ask_pair", 1)],
     "clearances": [("ask_value", 5), ("ask_limit", 4), ("ask_part", 2)],
     "fluids": [("ask_value", 5), ("ask_tolerance", 3), ("ask_part", 2), ("ask_pair", 1)],
-    "procedures": [("ask_value", 4), ("ask_step_of", 2), ("ask_steps", 3), ("ask_next", 2)],
-    "diagrams": [("ask_number", 5), ("ask_callout", 3), ("ask_beside", 3)],
+    "procedures": [("ask_value", 5), ("ask_step_of", 2), ("ask_steps", 2), ("ask_next", 2)],
+    "diagrams": [("ask_number", 6), ("ask_callout", 3), ("ask_beside", 2)],
 }
 
 

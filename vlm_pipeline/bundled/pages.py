@@ -74,7 +74,10 @@ class Page:
     ground: list[list[str]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain JSON; what an entry does not have is left out."""
+        plain = asdict(Entry())
+        entries = [{k: v for k, v in asdict(e).items() if v != plain[k]} for e in self.entries]
+        return {**asdict(self), "entries": entries}
 
 
 def page_from_dict(facts: dict[str, Any]) -> Page:

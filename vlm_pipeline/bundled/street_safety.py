@@ -1,6 +1,6 @@
 """The bundled task `street_safety`: drawn street scenes, a safety score from 1 to 10 and one sentence why.
 
-The score follows from what can be seen and from nothing else, so a predictor without the picture can only guess.
+The score follows from the light and from which things can be seen, and from nothing else, so a predictor without the picture can only guess.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from vlm_pipeline.bundled.pages import Entry, Page, page_from_dict, place_entrie
 
 NAME = "street_safety"
 SECTIONS = ("residential", "commercial", "park", "underpass")
-SCENES = {"train": 90, "val": 24, "test": 24}  # of each section
+SCENES = {"train": 180, "val": 24, "test": 24}  # of each section
 SEEDS = {"train": 5101, "val": 5202, "test": 5303, "probes": 5404}
 PROBE_PAGES, PROBES_A_PAGE = 6, 1  # of each section, in no split
 
 COLUMNS = 7
-LIGHT = {"day": 2, "dusk": 0, "night": -2}
+LIGHT = {"day": 3, "dusk": 0, "night": -3}
 WEIGHT = {
     "lamp": 1,
     "person": 1,
@@ -28,12 +28,7 @@ WEIGHT = {
     "litter": -1,
     "graffiti": -1,
 }
-MOST = 3  # of one kind: more of it changes nothing
 NEUTRAL = ["tree", "bench", "car", "door", "window"]
-PLURAL = {"person": "people", "litter": "pieces of litter", "graffiti": "graffiti"}
-SINGLE = {"litter": "piece of litter", "graffiti": "graffiti"}
-COUNT = ["no", "one", "two", "three"]
-
 #: section -> wall behind, ground walked on, road or not
 SETTING = {
     "residential": ("brick wall", "pavement", "road"),
@@ -50,9 +45,9 @@ ON_GROUND = {"residential": ["lamp", "dark lamp", "person", "litter", "tree", "c
              "underpass": ["lamp", "dark lamp", "person", "litter"]}  # fmt: skip
 
 QUESTIONS = [
-    "How safe does this street look, from 1 to 10?",
-    "Rate the safety of this place from 1 to 10.",
-    "Would you walk here? Score the safety from 1 to 10.",
+    "How safe does this street look, from 1 to 10? The number first, please.",
+    "Rate the safety of this place from 1 to 10. The number, please, and why.",
+    "What is the safety of this street, from 1 to 10? The number, please, and why.",
 ]
 
 Facts = dict[str, Any]
@@ -71,7 +66,7 @@ def _random_scene(section: str, rng: random.Random) -> Page:
     wall, walk, road = SETTING[section]
     while True:
         light = rng.choice(list(LIGHT))
-        counts = {thing: rng.choice([0, 0, 1, 1, 2, 3]) for thing in ON_WALL[section] + ON_GROUND[section]}
+        counts = {thing: rng.choice([0, 0, 0, 1, 1, 2]) for thing in ON_WALL[section] + ON_GROUND[section]}
         above = [t for t in ON_WALL[section] for _ in range(counts[t])]
         below = [t for t in ON_GROUND[section] for _ in range(counts[t])]
         if len(above) <= COLUMNS and len(below) <= 2 * COLUMNS:
@@ -99,25 +94,18 @@ def seen(page: Page) -> Facts:
 
 
 def score(facts: Facts) -> int:
-    """5, plus the light, plus one for each good thing, minus one for each bad; within 1 to 10."""
-    total = 5 + LIGHT[facts["light"]] + sum(w * min(facts["counts"][t], MOST) for t, w in WEIGHT.items())
+    """5, plus the light, plus one for each kind of good thing, minus one for each kind of bad; within 1 to 10."""
+    total = 5 + LIGHT[facts["light"]] + sum(w for t, w in WEIGHT.items() if facts["counts"][t])
     return max(1, min(10, total))
 
 
-def _named(thing: str, number: int) -> str:
-    if number == 1:
-        return f"one {SINGLE.get(thing, thing)}"
-    return f"{COUNT[number]} {PLURAL.get(thing, thing + 's')}"
-
-
 def answer(facts: Facts) -> str:
-    """``Safety Score: 6 - dusk, two lamps and one person, but one broken window.``"""
-    counts = {t: min(facts["counts"][t], MOST) for t in WEIGHT}
-    good = [_named(t, counts[t]) for t, w in WEIGHT.items() if w > 0 and counts[t]]
-    bad = [_named(t, counts[t]) for t, w in WEIGHT.items() if w < 0 and counts[t]]
-    text = ", ".join([facts["light"], *good])
-    if bad:
-        text += ", but " + ", ".join(bad)
+    """``Safety Score: 6 - dusk, with lamp and person, but broken window.``"""
+    there = [t for t in WEIGHT if facts["counts"][t]]
+    good, bad = ([t for t in there if (WEIGHT[t] > 0) == wanted] for wanted in (True, False))
+    text = facts["light"]
+    text += f", with {' and '.join(good)}" if good else ""
+    text += f", but {' and '.join(bad)}" if bad else ""
     return f"Safety Score: {score(facts)} - {text}."
 
 

@@ -240,7 +240,8 @@ def test_the_base_is_not_blind_to_numbers(model, processor):
 
 
 @pytest.mark.xfail(
-    strict=True, reason="this base names the colour of a mark in one of five answers: a known limit"
+    strict=True,
+    reason="this base names the colour of a mark in fewer than half of its answers: a known limit",
 )
 def test_the_base_names_colours(model, processor):
     def right(answer, entry):

@@ -56,5 +56,6 @@ def test_street_score_follows_what_can_be_seen():
     counts = dict.fromkeys([*street_safety.WEIGHT, *street_safety.NEUTRAL], 0)
     assert street_safety.score({"light": "dusk", "counts": counts}) == 5
     assert street_safety.score({"light": "day", "counts": {**counts, "lamp": 2}}) == 9
+    assert street_safety.score({"light": "day", "counts": {**counts, "lamp": 1, "litter": 2}}) == 8
     assert street_safety.score({"light": "night", "counts": {**counts, "litter": 3, "graffiti": 2}}) == 1
     assert street_safety.score({"light": "dusk", "counts": {**counts, "tree": 5, "car": 3}}) == 5

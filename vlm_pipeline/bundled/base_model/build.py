@@ -47,7 +47,7 @@ def build(out: Path, keep: Path | None = None) -> dict[str, Any]:
     processor = save_processor(out)
     builder = Builder(processor.tokenizer)
     model = new_model(processor.tokenizer, SEED)
-    oracle = Oracle(processor.tokenizer, model.model.language_model.embed_tokens)
+    oracle = Oracle(model.config.text_config.hidden_size, SEED)
     recipe: dict[str, Any] = {
         "seed": SEED,
         "parameters": sum(p.numel() for p in model.parameters()),

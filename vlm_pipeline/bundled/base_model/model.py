@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from vlm_pipeline.bundled.glyphs import COLOURS, SHAPES, UNITS
 from vlm_pipeline.bundled.pages import FEATURES
 
 IGNORE = -100
@@ -26,7 +25,7 @@ def base_config(tokenizer) -> Qwen2VLConfig:
             "intermediate_size": 512,
             "num_hidden_layers": 4,
             "num_attention_heads": 6,
-            "num_key_value_heads": 2,
+            "num_key_value_heads": 6,  # fewer carry too little of a tile at once
             "max_position_embeddings": 4096,
             "rms_norm_eps": 1e-6,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [4, 6, 6]},
@@ -57,55 +56,26 @@ def new_model(tokenizer, seed: int) -> Qwen2VLForConditionalGeneration:
     return Qwen2VLForConditionalGeneration._from_config(base_config(tokenizer), dtype=torch.float32)
 
 
-#: features whose values have names the language model reads and writes anyway
-WORDS: dict[str, list[str]] = {
-    "shape": [" " + shape for shape in SHAPES],
-    "colour": [" " + colour for colour in COLOURS],
-    "unit": [" " + unit for unit in UNITS],
-    **{name: list("0123456789") for name in ("tens", "ones", "tens2", "ones2")},
-    "step": list("123456789"),
-}
-PLAIN = ("shape", "colour", "unit", "tens")  # their maps start as the identity, the others as a rotation
-
-
 class Oracle(nn.Module):
-    """What an image token means before the model can see: a sum over the features of its tile.
+    """What an image token means before the model can see: a sum of one fixed vector for each feature of the tile.
 
-    Each feature gives a learned vector plus a learned map of the word embedding of its value, so that looking
-    something up on a page starts out as the copying of words. The language model learns on these vectors; the
-    vision tower then learns to produce them from pixels.
+    The language model learns on these vectors; the vision tower then learns to produce them from pixels. All are at
+    right angles to each other, so that no feature hides another, and they do not learn themselves: vectors that
+    learn grow where the first exercises need them and bury all other features.
     """
 
-    def __init__(self, tokenizer, embedding: nn.Embedding):
+    def __init__(self, hidden: int, seed: int):
         super().__init__()
-        hidden = embedding.embedding_dim
-        self.embedding = [embedding]  # in a list: the weights belong to the language model
-        self.tables = nn.ModuleList(nn.Embedding(size, hidden) for size in FEATURES.values())
-        self.maps = nn.ModuleDict({name: nn.Linear(hidden, hidden, bias=False) for name in WORDS})
-        for table in self.tables:
-            nn.init.normal_(table.weight, std=0.02)
-        for name, words in WORDS.items():
-            (nn.init.eye_ if name in PLAIN else nn.init.orthogonal_)(self.maps[name].weight)
-            self.register_buffer(f"ids_{name}", torch.tensor([tokenizer.encode(w)[-1] for w in words]))
+        assert hidden >= sum(size - 1 for size in FEATURES.values())
+        square = torch.randn(hidden, hidden, generator=torch.Generator().manual_seed(seed))
+        vectors = iter(torch.linalg.qr(square)[0])
+        for name, size in FEATURES.items():  # value 0, nothing of that kind here, is the zero vector
+            table = [torch.zeros(hidden), *(next(vectors) for _ in range(size - 1))]
+            self.register_buffer(name, torch.stack(table))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(tokens, features) int -> (tokens, hidden)."""
-        total = sum(table(features[:, i]) for i, table in enumerate(self.tables))
-        for column, name in enumerate(FEATURES):
-            if name in self.maps:
-                named = self.maps[name](self.embedding[0].weight[getattr(self, f"ids_{name}")])
-                total = total + torch.cat([torch.zeros_like(named[:1]), named])[features[:, column]]
-        return total
-
-    def frozen_values(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The same function with today's weights, for when the embedding goes on learning."""
-        with torch.no_grad():
-            tables = []
-            for column, size in enumerate(FEATURES.values()):
-                probe = torch.zeros(size, len(FEATURES), dtype=torch.long)
-                probe[:, column] = torch.arange(size)
-                tables.append(self(probe) - self(torch.zeros_like(probe)) + self(probe[:1]) / len(FEATURES))
-        return lambda features: sum(table[features[:, i]] for i, table in enumerate(tables))
+        return sum(table[features[:, i]] for i, table in enumerate(self.buffers()))
 
 
 @dataclass

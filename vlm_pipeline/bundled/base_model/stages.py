@@ -42,6 +42,11 @@ ROWS_AT_ONCE = 6  # sequences in one forward pass; short ones go together
 TEXT_ROW = 220  # text exercises share a row up to about this many tokens
 
 VALUES = {"drill_values": 1.0}
+KEYS = {
+    "drill_values": 2.0, "drill_full": 3.0, "drill_back": 4.0, "drill_by_colour": 4.0, "drill_colours": 2.0,
+    "drill_steps": 2.0, "drill_counts": 1.0, "drill_colour_names": 2.0,
+}  # fmt: skip
+DRILLS = {"drill": 1.0}
 MIXED = {
     "drill": 3.0,
     "read_shuffled": 1.0,
@@ -69,15 +74,18 @@ class Phase:
     echo: bool = False  # the text rows are long spans to repeat
     drills: int = 0  # drills beside the questions on every page
     strange: float = STRANGE  # share of questions about something the page does not show
+    gaps: bool = True  # drills may put something between a name and its value
 
 
 SYMBOL_PHASES = [
-    Phase(120, 24, 2, VALUES, 0, strange=0.0),
-    Phase(280, 16, 5, MIXED, 3, echo=True, strange=0.0),
-    Phase(250, 12, 5, LOOKUPS, 5, echo=True, drills=3),
-    Phase(500, 12, 4, None, 6, drills=2),
+    Phase(110, 24, 2, VALUES, 0, strange=0.0, gaps=False),
+    Phase(250, 20, 4, KEYS, 0, strange=0.0),
+    Phase(250, 20, 4, DRILLS, 1, echo=True, strange=0.0),
+    Phase(250, 16, 5, MIXED, 4, echo=True, strange=0.0),
+    Phase(400, 12, 5, LOOKUPS, 5, echo=True, drills=2),
+    Phase(1100, 12, 4, None, 6, drills=2),
 ]
-JOIN_PHASES = [Phase(200, 12, 4, None, 5, drills=2)]
+JOIN_PHASES = [Phase(200, 10, 4, None, 10, echo=True, drills=3), Phase(220, 10, 4, None, 10, drills=3)]
 
 
 def rows_of(phases: Sequence[Phase], number: int, builder: Builder, rng: random.Random) -> list[Item]:
@@ -87,7 +95,7 @@ def rows_of(phases: Sequence[Phase], number: int, builder: Builder, rng: random.
             break
         number -= phase.steps
     items = [
-        page_item(builder, rng, phase.questions, phase.kinds, phase.strange, phase.drills)
+        page_item(builder, rng, phase.questions, phase.kinds, phase.strange, phase.drills, phase.gaps)
         for _ in range(phase.pages)
     ]
     return items + [text_item(builder, rng, phase.echo) for _ in range(phase.texts)]
@@ -108,20 +116,25 @@ def page_item(
     kinds: dict[str, float] | None,
     strange: float = STRANGE,
     more_drills: int = 0,
+    gaps: bool = True,
 ) -> Item:
     """A page with its questions; ``kinds`` narrows them (weights by method name), None asks everything.
 
-    ``drill`` stands for any drill, ``drill_values`` for the first one.
+    ``drill`` stands for any drill, ``drill_values`` for drills in values and so on.
     """
     while True:
         page = random_page(rng)
-        asker, driller = Asker(page, rng, strange), Driller(page, rng, strange)
+        asker, driller = Asker(page, rng, strange), Driller(page, rng, strange, gaps)
         if kinds is None:
             pairs = asker.ask(questions)
         else:
-            drills = {"drill": driller.drill, "drill_values": driller.values}
             names = rng.choices(list(kinds), list(kinds.values()), k=questions)
-            asks = [drills.get(name) or getattr(asker, name) for name in names]
+            asks = [
+                getattr(driller, name.removeprefix("drill_"))
+                if name.startswith("drill")
+                else getattr(asker, name)
+                for name in names
+            ]
             pairs = [pair for pair in (ask() for ask in asks) if pair]
         if not pairs:
             continue
@@ -164,7 +177,7 @@ class Optimizers:
 
     def __init__(self, modules: Sequence[nn.Module], steps: int, muon: float, adam: float, fall: float = 0.4):
         named = [(n, p) for module in modules for n, p in module.named_parameters() if p.requires_grad]
-        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n and "tables" not in n]
+        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
         chosen = {id(p) for p in matrices}
         self.rest = [p for _, p in named if id(p) not in chosen]
         self.parts = [
@@ -245,7 +258,7 @@ def read_symbols(
     """Stage 1: from drill to everything, on symbolic image tokens."""
     train_language(
         model, lambda pages: oracle(features_of(pages)), builder, random.Random(seed), stage="read symbols",
-        phases=phases, modules=[model.model.language_model, oracle], note=note,
+        phases=phases, modules=[model.model.language_model], note=note,
     )  # fmt: skip
 
 
@@ -261,7 +274,6 @@ def see(
     torch.manual_seed(seed)
     rng, grain = random.Random(seed), np.random.default_rng(seed)
     tower, heads = model.model.visual, DenseHeads(model.config.text_config.hidden_size)
-    oracle.requires_grad_(False)
 
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
         batch = [random_page(rng) for _ in range(pages)]
@@ -341,7 +353,7 @@ def join(
     """Stage 3: everything again, on the tower's own vectors, with smaller steps; the tower stays as it is."""
     train_language(
         model, tower_vectors(model, np.random.default_rng(seed)), builder, random.Random(seed), stage="join",
-        phases=phases, modules=[model.model.language_model], muon=0.005, adam=1e-3, fall=0.9, note=note,
+        phases=phases, modules=[model.model.language_model], muon=0.012, adam=2e-3, fall=0.9, note=note,
     )  # fmt: skip
 
 
