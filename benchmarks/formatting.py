@@ -1,17 +1,20 @@
-"""Formatting throughput beside TRL's, and memory over rows. Prints one JSON line.
+"""Formatting throughput beside TRL's, one changed section, and memory over rows. Prints one JSON line.
 
     python -m benchmarks.formatting --processor PATH [--rows 12410 --pages 1034 --trl-rows 240]
     python -m benchmarks.formatting --processor PATH --memory 10000 100000 1000000
 
-Ours: raw JSONL to verified, tokenized, labelled Parquet rows plus OpenAI JSONL, over all rows. TRL: its own
-preparation and its vision collator over the same rows in batches of 8; with --trl-rows its time is measured on that
-many rows, drawn evenly, and scaled (its time is linear in rows: every row's picture is decoded and resized anew).
+Ours: the pipeline's own stages from raw JSONL to verified, tokenized, labelled Parquet rows plus validated OpenAI
+JSONL, over all rows; then once more after the answers of one of ten sections were changed. TRL: its own preparation
+and its vision collator over the same rows in batches of 8; with --trl-rows its time is measured on that many rows,
+drawn evenly, and scaled (its time is linear in rows: every row's picture is decoded and resized anew). Wall seconds
+and CPU seconds (of all threads) stand side by side: on a shared machine only the latter compare.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import shutil
@@ -19,13 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+SECTIONS = [f"SECTION {number:02d} - UNIT" for number in range(10)]
 
-def write_source(folder: Path, rows: int, pages: int, size: tuple[int, int]) -> Path:
-    """Service-manual-like rows: a dozen questions a page, seeded."""
+
+def write_source(folder: Path, rows: int, pages: int, size: tuple[int, int], processor: str) -> Path:
+    """A task folder of service-manual-like rows: a dozen questions a page, ten sections, seeded."""
     from PIL import Image, ImageDraw
 
     draw = random.Random(7)
@@ -38,71 +42,85 @@ def write_source(folder: Path, rows: int, pages: int, size: tuple[int, int]) -> 
                 (40, 30 + 36 * line), f"M{draw.randint(6, 20)} bolt, step {line}: {draw.randint(5, 300)} Nm"
             )
         image.save(folder / "images" / f"page{page:05d}.png")
-    path = folder / "rows.jsonl"
-    with path.open("w") as handle:
+    (folder / "raw").mkdir()
+    with (folder / "raw" / "rows.jsonl").open("w") as handle:
         for number in range(rows):
             handle.write(json.dumps(_row(number, draw, number * pages // rows if pages else None)) + "\n")
-    return path
+    about = {
+        "sections": SECTIONS,
+        "base_model": processor,
+        "predictors": [{"name": "base", "kind": "transformers"}],
+        "scorers": [{"kind": "text"}],
+    }
+    (folder / "task.yaml").write_text(json.dumps(about))
+    return folder / "raw" / "rows.jsonl"
 
 
 def _row(number: int, draw: random.Random, page: int | None) -> dict[str, Any]:
     value = draw.randint(5, 300)
+    section = SECTIONS[(number if page is None else page) % len(SECTIONS)]
     row: dict[str, Any] = {
         "conversations": [
             {
                 "role": "user",
-                "content": f"What is the tightening torque of bolt {draw.randint(1, 40)} in step {number % 24}?",
+                "content": f"What is the tightening torque of bolt {number % 977} in step {number % 24} of unit {number}?",
             },
             {"role": "assistant", "content": f"{value} Nm, then {draw.randint(30, 180)} degrees."},
         ],
-        "metadata": {"id": f"row-{number}", "section": "torque", "answer": f"{value} Nm"},
+        "metadata": {"id": f"row-{number}", "section": section, "answer": f"{value} Nm"},
     }
     if page is not None:
         row["image"] = f"images/page{page:05d}.png"
     return row
 
 
-def ours(source: Path, processor_path: str, out: Path) -> dict[str, Any]:
-    """Seconds of each stage over all rows."""
-    from vlm_pipeline.examples import read_examples, write_raw
-    from vlm_pipeline.formatting import format_section, load_processor, verify
-    from vlm_pipeline.formatting.openai_jsonl import write_openai_jsonl
-    from vlm_pipeline.task import Task
+def change_a_section(source: Path) -> int:
+    """Give all rows of the first section another answer; returns their number."""
+    lines, changed = [], 0
+    for line in source.read_text().splitlines():
+        row = json.loads(line)
+        if row["metadata"]["section"] == SECTIONS[0]:
+            row["conversations"][1]["content"] += " Use a new bolt."
+            changed += 1
+        lines.append(json.dumps(row))
+    source.write_text("\n".join(lines) + "\n")
+    return changed
 
-    processor = load_processor(processor_path)
-    task = Task.model_validate(
-        {"name": "bench", "sections": ["torque"], "base_model": processor_path,
-         "predictors": [{"name": "base", "kind": "transformers"}], "scorers": [{"kind": "text"}]}
-    )  # fmt: skip
+
+def ours(folder: Path) -> dict[str, Any]:
+    """Seconds of each stage of the task in `folder`; its store lies beside it."""
+    from vlm_pipeline.examples.stage import make_raw
+    from vlm_pipeline.formatting.stage import make_formatted, make_openai_jsonl, verification_report
+    from vlm_pipeline.store import TaskStore
+    from vlm_pipeline.task import load_task
+
+    task = load_task(folder)
+    store = TaskStore(task.name, folder.parent / "store")
     seconds: dict[str, float] = {}
+    cpu: dict[str, float] = {}
 
     def timed(name: str, work: Any) -> Any:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         result = work()
-        seconds[name] = time.perf_counter() - started
+        seconds[name], cpu[name] = time.perf_counter() - started, time.process_time() - busy
         return result
 
-    bad: list[Any] = []
-    examples = read_examples(source, images=source.parent, quarantine=bad)
-    placed = (
-        replace(e, section="torque", group=e.images[0].sha256 if e.images else e.id, split="train")
-        for e in examples
-    )
-    timed("read", lambda: write_raw(placed, out / "raw"))
-    made = timed(
-        "format",
-        lambda: format_section(
-            out / "raw" / "torque.parquet", processor, task.prompt, out / "torque.parquet"
-        ),
-    )
-    findings = timed("verify", lambda: verify(task, out / "torque.parquet", processor))
-    timed("openai", lambda: write_openai_jsonl([out / "torque.parquet"], out / "openai", task.prompt))
-    assert not bad and not made.quarantined and not findings, (
-        bad[:1],
-        made.quarantined[:1],
-        [str(f) for f in findings[:3]],
-    )
-    return {"seconds": seconds, "rows": made.rows, "tokens": made.tokens}
+    def quiet(message: str) -> None:
+        pass
+
+    timed("read", lambda: make_raw(task, store, SECTIONS, quiet))
+    made = timed("format", lambda: make_formatted(task, store, SECTIONS, quiet))
+    verdict = timed("verify", lambda: verification_report(task, store))
+    timed("openai", lambda: make_openai_jsonl(task, store, quiet))
+    assert verdict.passed, verdict.message
+    metadata = [found.artifact.metadata for found in made.values()]
+    assert not any(one["quarantined"] for one in metadata)
+    return {
+        "seconds": seconds,
+        "cpu": cpu,
+        "rows": sum(one["rows"] for one in metadata),
+        "tokens": sum(one["tokens"] for one in metadata),
+    }
 
 
 def trl(source: Path, processor_path: str, rows: int) -> dict[str, Any]:
@@ -115,62 +133,46 @@ def trl(source: Path, processor_path: str, rows: int) -> dict[str, Any]:
     lines = source.read_text().splitlines()
     picked = [json.loads(lines[i * len(lines) // rows]) for i in range(rows)]
     collate = DataCollatorForVisionLanguageModeling(processor)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     for begin in range(0, rows, 8):
         batch = [
             {
-                "images": [Image.open(source.parent / row["image"]).convert("RGB")],
+                "images": [Image.open(source.parents[1] / row["image"]).convert("RGB")],
                 "messages": row["conversations"],
             }
             for row in picked[begin : begin + 8]
         ]
         collate(batch)
-    return {"seconds": time.perf_counter() - started, "rows": rows}
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu": time.process_time() - busy,
+        "rows": rows,
+    }
 
 
 def peak_memory(processor_path: str, rows: int) -> dict[str, Any]:
-    """Peak resident bytes and seconds of a child process that formats `rows` text rows."""
+    """Peak resident bytes and seconds of a child process that takes `rows` text rows through all stages."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.formatting", "--processor", processor_path, "--child-rows", str(rows)],
-        capture_output=True, text=True, check=True,
+        stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def child(processor_path: str, rows: int) -> dict[str, Any]:
-    from vlm_pipeline.formatting import format_section, load_processor
-    from vlm_pipeline.settings.data import PromptSettings
-
-    processor = load_processor(processor_path)
     folder = Path(tempfile.mkdtemp(prefix="vlm_pipeline-bench-"))
     try:
+        write_source(folder / "bench", rows, 0, (0, 0), processor_path)
         started = time.perf_counter()
-        made = format_section(_text_rows(rows), processor, PromptSettings(), folder / "torque.parquet")
+        made = ours(folder / "bench")
         return {
-            "rows": made.rows,
+            "rows": made["rows"],
             "seconds": round(time.perf_counter() - started, 2),
+            "stages": {name: round(value, 2) for name, value in made["seconds"].items()},
             "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         }
     finally:
         shutil.rmtree(folder)
-
-
-def _text_rows(rows: int) -> Any:
-    from vlm_pipeline.examples.example import Example
-
-    draw = random.Random(7)
-    for number in range(rows):
-        row = _row(number, draw, None)
-        yield Example(
-            f"row-{number}",
-            tuple(row["conversations"]),
-            (),
-            None,
-            row["metadata"],
-            section="torque",
-            group=str(number),
-            split="train",
-        )
 
 
 def main() -> None:
@@ -204,29 +206,47 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="vlm_pipeline-bench-"))
     try:
-        source = write_source(folder / "source", args.rows, args.pages, tuple(args.size))
-        mine = ours(source, args.processor, folder / "out")
-        theirs = trl(source, args.processor, args.trl_rows or args.rows)
+        source = write_source(folder / "bench", args.rows, args.pages, tuple(args.size), args.processor)
+        ours_warm_up(args.processor)
+        mine = ours(folder / "bench")
+        changed = change_a_section(source)
+        again = ours(folder / "bench")
+        theirs = trl(source, args.processor, args.trl_rows or args.rows) if args.trl_rows != 0 else None
     finally:
         shutil.rmtree(folder)
-    total = sum(mine["seconds"].values())
-    ours_rate, trl_rate = mine["rows"] / total, theirs["rows"] / theirs["seconds"]
-    print(
-        json.dumps(
-            {
-                "benchmark": "formatting",
-                "rows": mine["rows"],
-                "pages": args.pages,
-                "tokens": mine["tokens"],
-                "seconds": {name: round(value, 2) for name, value in mine["seconds"].items()},
-                "rows_per_s": round(ours_rate, 1),
-                "trl_rows_measured": theirs["rows"],
-                "trl_rows_per_s": round(trl_rate, 2),
-                "ratio": round(ours_rate / trl_rate, 1),
-            }
-        )
-    )
+    total, second = sum(mine["seconds"].values()), sum(again["seconds"].values())
+    busy, busy_again = sum(mine["cpu"].values()), sum(again["cpu"].values())
+    result: dict[str, Any] = {
+        "benchmark": "formatting",
+        "rows": mine["rows"],
+        "pages": args.pages,
+        "tokens": mine["tokens"],
+        "seconds": {name: round(value, 2) for name, value in mine["seconds"].items()},
+        "rows_per_s": round(mine["rows"] / total, 1),
+        "cpu_seconds": {name: round(value, 2) for name, value in mine["cpu"].items()},
+        "changed_rows": changed,
+        "changed_section_seconds": {name: round(value, 2) for name, value in again["seconds"].items()},
+        "changed_section_share": round(second / total, 3),
+        "changed_section_cpu_share": round(busy_again / busy, 3),
+    }
+    if theirs is not None:
+        rate = theirs["rows"] / theirs["seconds"]
+        result |= {
+            "trl_rows_measured": theirs["rows"],
+            "trl_rows_per_s": round(rate, 2),
+            "ratio": round(mine["rows"] / total / rate, 1),
+            "cpu_ratio": round(theirs["cpu"] / theirs["rows"] * mine["rows"] / busy, 1),
+        }
+    print(json.dumps(result))
+
+
+def ours_warm_up(processor_path: str) -> None:
+    """Imports and the processor's first load are no part of either side's rows."""
+    from vlm_pipeline.formatting.template import load_processor
+
+    load_processor(processor_path)
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     main()

@@ -1,7 +1,8 @@
 """Throughput of the scorers: 100,000 responses of many styles through every one of them, on one core.
 
-Prints one JSON line: responses per second for each scorer, the slowest single response, and the slowest of a set of
-hostile texts (time in ms). ``--responses`` sets another number.
+Prints one JSON line: responses per second for each scorer (processor time of one core), the slowest single response,
+the slowest of a set of hostile texts (time in ms), and ``growth``: the time of all responses over ten times that of
+the first tenth, which is 1 where time grows linearly. ``--responses`` sets another number.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def hostile(size: int = 20_000) -> dict[str, str]:
         "a", "1", "1,", "1.", "1 ", "1/", "-", "- ", "*", "**", "(", "{", "[", '{"', '{"name": ', '{"name": "f", "arguments": {', "<tool_call>", "<tool_call>{",
         "<|channel|>a<|message|>", "<answer>", "</answer>", "the answer is ", "answer ", "answer: (", "the answer is not ", "Score: ", "score of ", "safety score is ",
         "between 1 and ", "1-", "1 - 2 ", "5 Nm + ", "5 ± ", "\\frac{", "\\frac{1}{2}", "\\boxed{", "\\boxed{1}", "####", "#### ", "Step 1: ", "A) ", "B, ", "not A, ",
-        "option A is ", "I can't ", "I cannot help ", "it is not ", "sorry ", "\n", "\n\n", " ", "\t", "= ", "1 = ", "seven ", "two hundred and ", "e10", "1e", "x10^", "ab-", "\\",
+        "option A is ", "I can't ", "I cannot help ", "it is not ", "sorry ", "there is no ", "should not be ", "I must point out the word ", "is not right ", "violence is ", "talk to ", "if you are ", "\n", "\n\n", " ", "\t", "= ", "1 = ", "seven ", "two hundred and ", "e10", "1e", "x10^", "ab-", "\\",
         "\ud800", "\x00", "é", "½", "'", '"', "`", "```", "```json\n{", "| 1 ", "| score ", "high risk ", "no ", "Question: 1\n", "user:\n", "London ", "is correct ", "f(", "[f(x=",
         "[f(x=1),", "wait, ", "wait, it is ", "if ", "because 1, ", "°", "$", "$1", "%", "5%", "10 W-", "<think>", "<tools>", "[TOOL_CALLS]", "<function=f>", "Final: ", "## Proof\n",
     ]  # fmt: skip
@@ -107,14 +108,16 @@ def main() -> int:
     parser.add_argument("--responses", type=int, default=100_000)
     options = parser.parse_args()
     texts = responses(options.responses)
-    rates, slowest, worst_hostile = {}, {}, {}
+    rates, slowest, worst_hostile, growth = {}, {}, {}, {}
     for name, (settings, gold, metadata) in GOLDS.items():
         scorer = build_scorer(settings)
         reference = scorer.reference(gold, metadata)
-        scorer.score(texts[0], reference)  # imports and caches are not part of the figure
-        start = time.perf_counter()
-        slowest[name] = round(max(timed(scorer, text, reference) for text in texts), 2)
-        rates[name] = round(len(texts) / (time.perf_counter() - start))
+        for text in texts[:100]:  # imports and caches are not part of the figure
+            scorer.score(text, reference)
+        spent = [timed(scorer, text, reference) for text in texts]
+        slowest[name] = round(max(spent), 2)
+        rates[name] = round(1000 * len(texts) / sum(spent))
+        growth[name] = round(sum(spent) / (10 * sum(spent[: len(texts) // 10])), 2)
         times = {p: min(timed(scorer, text, reference) for _ in range(2)) for p, text in hostile().items()}
         piece = max(times, key=times.__getitem__)
         worst_hostile[name] = {"ms": round(times[piece], 1), "text": f"{piece!r} repeated"}
@@ -124,6 +127,8 @@ def main() -> int:
                 "benchmark": "scoring",
                 "responses": len(texts),
                 "responses_per_second": rates,
+                "seconds": round(sum(len(texts) / rate for rate in rates.values())),
+                "growth": growth,
                 "slowest_ms": slowest,
                 "slowest_hostile_20kB": worst_hostile,
                 "within_limit": max(max(slowest.values()), max(w["ms"] for w in worst_hostile.values()))

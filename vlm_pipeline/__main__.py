@@ -1,4 +1,4 @@
-"""`python -m vlm_pipeline loop TASK`: the task's Dagster job, then its figures and decision in the terminal."""
+"""`python -m vlm_pipeline loop TASK`: one of the task's Dagster jobs, then figures and decision in the terminal."""
 
 from __future__ import annotations
 
@@ -8,59 +8,77 @@ import subprocess
 import sys
 
 from vlm_pipeline.compute.payload import die_with_parent, starter_environment
+from vlm_pipeline.promotion import commands as promotion
+from vlm_pipeline.regeneration import commands as regeneration
 from vlm_pipeline.store import TaskStore, content_hash, write_json
+
+JOBS = {
+    "loop": ("retrain_and_eval", "run the whole chain of a task and show the decision"),
+    "improve": ("improve", "one round: new rows for weak sections, the chain over them, kept or undone"),
+    "train": ("train", "rows to adapter; nothing is evaluated"),
+    "eval": ("evaluate", "predict, measure and compare with the adapter there is"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vlm_pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    loop = commands.add_parser("loop", help="run the whole chain of a task and show the decision")
-    loop.add_argument("task")
-    loop.add_argument("--predictors", help="only these, comma-separated; the base is always one of them")
-    loop.add_argument(
-        "--max-examples", type=int, default=0, help="a dev run with this many rows per section and split"
-    )
-    show = commands.add_parser("show", help="show the last comparison of a task")
-    show.add_argument("task")
+    for name, (_, purpose) in JOBS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        command.add_argument("task")
+        command.add_argument(
+            "--predictors", help="only these, comma-separated; the base is always one of them"
+        )
+        command.add_argument(
+            "--max-examples", type=int, default=0, help="only this many rows per section and split, in a store of their own"
+        )  # fmt: skip
+    last = commands.add_parser("show", help="show the last comparison of a task")
+    last.add_argument("task")
+    for name in ("eval", "show"):
+        commands.choices[name].add_argument("--probes", action="store_true", help="show the probes alone")
+    promotion.add_commands(commands)
+    regeneration.add_commands(commands)
     options = parser.parse_args(arguments)
-    if options.command == "loop":
-        status = run_job(options.task, options.predictors, options.max_examples)
-        if status:
+    if options.command in promotion.COMMANDS:
+        return promotion.run_command(options)
+    if options.command in regeneration.COMMANDS:
+        return regeneration.run_command(options)
+    few = getattr(options, "max_examples", 0)
+    if options.command in JOBS:
+        status = run_job(options.command, options.task, options.predictors, few)
+        if status or options.command == "train":
             return status
-    suffix = f".dev{options.max_examples}" if getattr(options, "max_examples", 0) else ""
-    return show_comparison(TaskStore(options.task + suffix))
+    store = TaskStore(f"{options.task}.dev{few}" if few else options.task)
+    return show(store, probes=getattr(options, "probes", False))
 
 
-def run_job(task: str, predictors: str | None, max_examples: int) -> int:
+def run_job(command: str, task: str, predictors: str | None, max_examples: int) -> int:
     """`dagster job execute`, in a process that ends when this one does. Returns its exit status."""
     die_with_parent()
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "dagster",
-        "job",
-        "execute",
-        "-m",
-        "vlm_pipeline.definitions",
-    ]
-    command += ["-j", f"retrain_and_eval_{task}"]
+    job = f"{JOBS[command][0]}_{task}"
     choices = {"predictors": predictors.split(",") if predictors else [], "max_examples": max_examples}
+    if command == "eval":
+        choices["full_adapter"] = True
     run_config = {
         "resources": {"loop": {"config": choices}},
         "loggers": {"console": {"config": {"log_level": "INFO"}}},
     }
     config = TaskStore(task).path("requests", f"run_config-{content_hash(run_config)}.yaml")
     write_json(config, run_config)  # JSON is YAML
-    command += ["-c", str(config)]
-    return subprocess.run(command, env={**os.environ, **starter_environment()}, check=False).returncode
+    dagster = [sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute"]
+    dagster += ["-m", "vlm_pipeline.definitions", "-j", job, "-c", str(config)]
+    status = subprocess.run(dagster, env={**os.environ, **starter_environment()}, check=False).returncode
+    if status and os.environ.get("DAGSTER_HOME"):  # else the run was kept nowhere
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "vlm_pipeline.orchestration.why", job], check=False
+        )
+    return status
 
 
-def show_comparison(store: TaskStore) -> int:
-    from vlm_pipeline.reporting.terminal import print_summary
+def show(store: TaskStore, *, probes: bool = False) -> int:
+    from vlm_pipeline.reporting.terminal import print_probes, print_summary
 
-    return print_summary(store)
+    return print_probes(store) if probes else print_summary(store)
 
 
 if __name__ == "__main__":

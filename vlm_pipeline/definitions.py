@@ -10,9 +10,10 @@ import dagster as dg
 
 from vlm_pipeline.orchestration.assets import task_assets, unusable_task
 from vlm_pipeline.orchestration.executor import loop_executor
-from vlm_pipeline.orchestration.jobs import retrain_and_eval
+from vlm_pipeline.orchestration.jobs import task_jobs
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
 from vlm_pipeline.orchestration.sensors import task_sensors
+from vlm_pipeline.orchestration.sensors_loop import improve_sensor
 from vlm_pipeline.task import Task, load_tasks
 
 # Backfill policies and partition tags are beta in Dagster 1.13; the pins and tests hold them still.
@@ -31,11 +32,13 @@ def build_defs(
         logging.getLogger("vlm_pipeline").warning("task left out: %s", problem)
     per_task = [task_assets(task) for task in tasks]
     return dg.Definitions(
-        assets=[asset for found in per_task for asset in found.assets]
+        assets=[asset for found in per_task for asset in (*found.assets, *found.beside)]
         + [unusable_task(problem) for problem in problems],
         asset_checks=[check for found in per_task for check in found.checks],
-        jobs=[retrain_and_eval(task, found.assets) for task, found in zip(tasks, per_task, strict=True)],
-        sensors=[sensor for task in tasks for sensor in task_sensors(task)],
+        jobs=[
+            job for task, found in zip(tasks, per_task, strict=True) for job in task_jobs(task, found.assets)
+        ],
+        sensors=[sensor for task in tasks for sensor in (*task_sensors(task), improve_sensor(task))],
         resources={"loop": LoopOptions(), "payloads": PayloadClient(), **(resource_overrides or {})},
         executor=loop_executor,
     )

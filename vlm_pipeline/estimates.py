@@ -118,20 +118,13 @@ class FineTuneEstimate:
 
 
 def hosted_fine_tune(
-    example_tokens: Iterable[int],
-    usd_per_million: float | None,
-    epochs: int | None = None,
-    max_tokens_per_example: int = 65_536,
+    examples: int, tokens_per_epoch: int, usd_per_million: float | None, epochs: int | None = None
 ) -> FineTuneEstimate:
-    """Billed tokens and price of a hosted fine-tune. example_tokens: tokens of each example; longer ones are cut there."""
-    examples = tokens = 0
-    for count in example_tokens:
-        examples += 1
-        tokens += min(count, max_tokens_per_example)
+    """Billed tokens and price of a hosted fine-tune. epochs: None takes what the provider would pick."""
     passes = epochs or hosted_epochs(examples)
-    billed = tokens * passes
+    billed = tokens_per_epoch * passes
     cost = None if usd_per_million is None else billed * usd_per_million / 1e6
-    return FineTuneEstimate(examples, tokens, passes, billed, cost)
+    return FineTuneEstimate(examples, tokens_per_epoch, passes, billed, cost)
 
 
 def optimizer_steps(rows: int, rows_per_step: int, epochs: float, max_steps: int | None = None) -> int:

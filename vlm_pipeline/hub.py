@@ -134,7 +134,10 @@ def _copy_images(paths: Iterable[str], hashes: Iterable[str], folder: Path) -> l
         target = folder / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            try:
+                os.link(Path(path).resolve(), target)  # the same bytes, on the disk once
+            except OSError:  # another disk
+                shutil.copyfile(path, target)
         names.append(name)
     return names
 
@@ -153,7 +156,7 @@ def card(counts: Mapping[str, Mapping[str, int]], facts: Mapping[str, Any]) -> s
     lines += [f"# {header['pretty_name']}", "", str(facts.get("description") or ""), ""]
     lines += ["## Rows", "", f"| section | {' | '.join(splits)} |", f"|---|{'---|' * len(splits)}"]
     lines += [
-        f"| {name} | {' | '.join(str(section.get(split, 0)) for split in splits)} |"
+        f"| {_cell(name)} | {' | '.join(str(section.get(split, 0)) for split in splits)} |"
         for name, section in counts.items()
     ]
     lines += [
@@ -174,3 +177,7 @@ def card(counts: Mapping[str, Mapping[str, int]], facts: Mapping[str, Any]) -> s
     lines += ["", "## Set aside", ""]
     lines += [f"- {kind}: {count}" for kind, count in sorted(quarantine.items())] or ["No row was set aside."]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
+from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, safe_name, write_json
 
 FOLDER = ".manifests"
 
@@ -44,7 +44,7 @@ def make_once(
 
     A file lock lets one process at a time make it; a second waits and then finds it made.
     """
-    manifest_path = store.path(FOLDER, f"{name}.json")
+    manifest_path = _path(store, name)
     manifest_path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(manifest_path.with_suffix(".lock"), name, log):
         manifest = read_manifest(store, name)
@@ -80,9 +80,14 @@ def make_once(
 def read_manifest(store: TaskStore, name: str) -> dict[str, Any] | None:
     """The manifest, or None where there is none or it is not readable (then the artifact is made again)."""
     try:
-        return read_json(store.path(FOLDER, f"{name}.json"), default=None)
+        return read_json(_path(store, name), default=None)
     except ValueError:
         return None
+
+
+def _path(store: TaskStore, name: str) -> Path:
+    """Artifacts of a section are called `kind/section`, whatever the section's name holds."""
+    return store.path(FOLDER, *(safe_name(part) for part in name.split("/", 1))).with_suffix(".json")
 
 
 def data_version(store: TaskStore, name: str) -> str | None:

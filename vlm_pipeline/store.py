@@ -1,7 +1,8 @@
 """Where artifacts live, and the only ways to write them: whole or not at all.
 
 Every writer here writes a temporary sibling, flushes it to disk and renames it over the target, so a reader
-(or a run after SIGKILL) sees the old file or the new file, never half of one.
+(or a run after SIGKILL) sees the old file or the new file, never half of one. What a killed process left beside
+the targets is removed by the next process that writes there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +20,25 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_STORE = ".vlm_pipeline/store"
+_SWEPT: set[tuple[int, Path]] = set()
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]{0,99}")
 
 
 def store_root() -> Path:
     """The folder named by VLM_PIPELINE_STORE, or `.vlm_pipeline/store` under the working folder."""
     return Path(os.environ.get("VLM_PIPELINE_STORE") or DEFAULT_STORE).expanduser().absolute()
+
+
+def safe_name(name: str) -> str:
+    """File name (without ending) of a section or other free text: the only place where one becomes the other.
+
+    Plain names stay as they are; all others become plain ones, told apart by a hash: `AXLE - REAR` is
+    `AXLE_-_REAR-8b2f6c1d` on every machine.
+    """
+    if _PLAIN_NAME.fullmatch(name):
+        return name
+    readable = re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_")[:60] or "section"
+    return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 class TaskStore:
@@ -41,7 +58,11 @@ class TaskStore:
 
     def section(self, kind: str, section: str) -> Path:
         """Parquet file of one section, for example `raw/torque.parquet`."""
-        return self.path(kind, f"{section}.parquet")
+        return self.path(kind, f"{safe_name(section)}.parquet")
+
+    def overlay(self, section: str) -> Path:
+        """Folder of a section's regenerated rows (JSON lines)."""
+        return self.path("overlay", safe_name(section))
 
     @property
     def cache(self) -> Path:
@@ -56,7 +77,9 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    _sweep(target.parent)
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.{owner}-", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -70,6 +93,28 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         raise OSError(error.errno, f"could not write {target}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Once per process and folder: remove temporary files whose process, of this machine, is gone."""
+    if (os.getpid(), folder) in _SWEPT:
+        return
+    _SWEPT.add((os.getpid(), folder))
+    left = re.compile(rf"\..*\.{re.escape(socket.gethostname())}-(\d+)-[^-.]*\.tmp")
+    for entry in os.scandir(folder):
+        found = left.fullmatch(entry.name)
+        if found and not _runs(int(found[1])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it runs and is not ours
+    return True
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 from vlm_pipeline.settings.base import Settings
 from vlm_pipeline.settings.budget import BudgetSettings, ThresholdSettings
 from vlm_pipeline.settings.data import (
+    DatasetSettings,
     ImageSettings,
     PromptSettings,
     SectionSettings,
@@ -22,6 +23,8 @@ from vlm_pipeline.settings.data import (
 from vlm_pipeline.settings.judging import JudgingSettings
 from vlm_pipeline.settings.mcp import McpScorerSettings
 from vlm_pipeline.settings.predictors import GenerationSettings, PredictorSettings, TransformersPredictor
+from vlm_pipeline.settings.promotion import AutomationSettings, CandidateSettings, PromotionSettings
+from vlm_pipeline.settings.regeneration import RegenerationSettings
 from vlm_pipeline.settings.scoring import ScorerSettings
 from vlm_pipeline.settings.training import PRESETS, LoraSettings, QuantizationSettings, TrainingSettings
 from vlm_pipeline.store import content_hash
@@ -44,6 +47,7 @@ class Task(Settings):
     splits: SplitSettings = SplitSettings()
     prompt: PromptSettings = PromptSettings()
     image: ImageSettings = ImageSettings()
+    dataset: DatasetSettings = DatasetSettings()
     base_model: str
     revision: str | None = None
     preset: str | None = None
@@ -58,6 +62,10 @@ class Task(Settings):
     thresholds: ThresholdSettings = ThresholdSettings()
     probes: str | None = "probes.yaml"
     budget: BudgetSettings = BudgetSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    candidates: CandidateSettings = CandidateSettings()
+    automation: AutomationSettings = AutomationSettings()
+    regeneration: RegenerationSettings = RegenerationSettings()
     max_examples: int | None = Field(None, gt=0)  # a dev run: this many rows per section and split
 
     _root: Path = PrivateAttr(default=Path())

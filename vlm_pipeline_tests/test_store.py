@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from vlm_pipeline.manifest import Artifact, data_version, make_once, require
-from vlm_pipeline.store import TaskStore, atomic_path, content_hash, read_json, write_json
+from vlm_pipeline.store import (
+    TaskStore,
+    atomic_path,
+    content_hash,
+    read_json,
+    safe_name,
+    write_bytes,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -39,6 +47,37 @@ def test_killed_in_the_middle_of_a_write_the_old_file_stays(tmp_path: Path) -> N
     process.wait()
     process.stdout.close()
     assert target.read_bytes() == b"old"
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_process(tmp_path: Path) -> None:
+    program = f"""
+import os, signal
+from vlm_pipeline.store import atomic_path
+with atomic_path({str(tmp_path / "pictures.parquet")!r}) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".tmp"]
+    write_bytes(tmp_path / "other.json", b"{}")
+    assert [file.name for file in tmp_path.iterdir()] == ["other.json"]
+
+
+def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    program = f"""
+from vlm_pipeline.store import atomic_path
+with atomic_path({str(tmp_path / "table.bin")!r}) as temporary:
+    temporary.write_bytes(b"whole")
+    print("writing", flush=True)
+    input()
+"""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
+    write_bytes(tmp_path / "other.json", b"{}")
+    writer.communicate("\n", timeout=30)
+    assert (tmp_path / "table.bin").read_bytes() == b"whole"
 
 
 def test_paths_cannot_leave_the_store(tmp_path: Path) -> None:
@@ -141,3 +180,28 @@ def test_two_processes_do_not_make_the_same_thing_twice(tmp_path: Path) -> None:
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert (tmp_path / "demo" / "made").read_text() == "x"
     assert sorted(output.split()[-1] for output in outputs) == ["False", "True"]
+
+
+def test_section_names_of_real_data_become_distinct_plain_file_names(tmp_path: Path) -> None:
+    names = [
+        "torque",
+        "AXLE - REAR",
+        "AXLE _ REAR",
+        "a/b",
+        "a_b",
+        "../up",
+        ".",
+        "_source",
+        "Öl",
+        "变速箱",
+        "x" * 300,
+    ]
+    files = [safe_name(name) for name in names]
+    assert files[0] == "torque" and files[1].startswith("AXLE_-_REAR-") and files[4] == "a_b"
+    assert len({file.casefold() for file in files}) == len(names)
+    assert all(safe_name(file) == file and file.isascii() and len(file) <= 100 for file in files)
+    store = TaskStore("demo", tmp_path)
+    for name in names:
+        assert store.section("raw", name).parent == store.base / "raw"
+        make_once(store, f"raw/{name}", {"a": "1"}, lambda name=name: Artifact(name))
+    assert [data_version(store, f"raw/{name}") for name in names] == names

@@ -109,3 +109,20 @@ def test_a_local_base_is_found_beside_the_task_and_a_hub_id_stays(tmp_path: Path
     assert local.base_model_path == str((tmp_path / "base_model").resolve())
     hub = load_task(write(tmp_path / "hub", GOOD.replace("../base_model", "Qwen/Qwen2-VL-7B-Instruct")))
     assert hub.base_model_path == "Qwen/Qwen2-VL-7B-Instruct"
+
+
+def test_sections_may_be_called_as_in_the_data_but_not_what_dagster_refuses(tmp_path: Path) -> None:
+    named = GOOD.replace("[torque, fluids]", '["AXLE - REAR", "ABS/ESC: 2.0 l", Öl]')
+    assert load_task(write(tmp_path / "demo", named)).sections.names == [
+        "AXLE - REAR",
+        "ABS/ESC: 2.0 l",
+        "Öl",
+    ]
+    for names, reason in (
+        ('["a...b"]', "control character or ..."),
+        ('["a\\tb"]', "control character or ..."),
+        ('[" a"]', "white space"),
+        ("[a, A]", "named twice"),
+    ):
+        (message,) = mistakes(tmp_path, GOOD.replace("[torque, fluids]", names))
+        assert reason in message

@@ -41,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row. Read-only: nothing may change the dicts inside, the content hash is taken once.
+    """One row. Read-only: nothing may change the dicts inside, the content hash is taken once, when it is asked for.
 
     messages: {"role": system|user|assistant|tool, "content": str or list of {"type": "text", "text"} and
       {"type": "image", "index"} parts}; `index` counts in `images`. Assistant turns may carry `tool_calls`
@@ -60,12 +60,17 @@ class Example:
     section: str | None = None
     group: str | None = None
     split: str | None = None
-    content_hash: str = field(init=False)
+    _hash: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", tuple(self.messages))
         object.__setattr__(self, "images", tuple(self.images))
-        object.__setattr__(self, "content_hash", self._content_hash())
+
+    @property
+    def content_hash(self) -> str:
+        if not self._hash:
+            object.__setattr__(self, "_hash", self._content_hash())
+        return self._hash
 
     def _content_hash(self) -> str:
         meaning = {

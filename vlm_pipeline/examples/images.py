@@ -30,17 +30,79 @@ class ImageLimits:
     max_pixels: int = 50_000_000
 
 
+FileKey = tuple[str, int, int]  # absolute path, bytes, modification time in ns
+
+
+class KnownPictures:
+    """Good pictures of earlier reads, so that a changed row does not decode every page again."""
+
+    def __init__(self, pictures: dict[FileKey, ImageRef] | None = None) -> None:
+        self._before = pictures or {}
+        self._used: dict[FileKey, ImageRef] = {}
+        self.decoded = 0
+
+    def get(self, key: FileKey) -> ImageRef | None:
+        found = self._before.get(key)
+        if found is not None:
+            self._used[key] = found
+        return found
+
+    def add(self, key: FileKey, picture: ImageRef) -> None:
+        self.decoded += 1
+        self._used[key] = picture
+
+    @classmethod
+    def read(cls, path: Path) -> KnownPictures:
+        """What `write` wrote; nothing where there is no such file."""
+        import pyarrow.parquet as pq
+
+        if not path.is_file():
+            return cls()
+        columns = pq.read_table(path).to_pydict()
+        keys = zip(columns["path"], columns["bytes"], columns["mtime_ns"], strict=True)
+        about = zip(*(columns[name] for name in ("path", "sha256", "width", "height", "format")), strict=True)
+        return cls(
+            {
+                key: ImageRef(name, None, sha256, width, height, kind)
+                for key, (name, sha256, width, height, kind) in zip(keys, about, strict=True)
+            }
+        )
+
+    def write(self, path: Path) -> None:
+        """The pictures that were used; does nothing when they are those of the file."""
+        import pyarrow as pa
+
+        from vlm_pipeline.store import write_table
+
+        if self._used.keys() == self._before.keys():
+            return
+        rows = [
+            {
+                "path": name, "bytes": size, "mtime_ns": time, "sha256": picture.sha256,
+                "width": picture.width, "height": picture.height, "format": picture.format,
+            }
+            for (name, size, time), picture in sorted(self._used.items())
+        ]  # fmt: skip
+        whole, text = pa.int64(), pa.string()
+        schema = {"path": text, "bytes": whole, "mtime_ns": whole, "sha256": text}
+        schema |= {"width": whole, "height": whole, "format": text}
+        write_table(path, pa.Table.from_pylist(rows, schema=pa.schema(schema)))
+
+
 class ImageReader:
     """Turns what a row says about a picture into an ImageRef, or raises BadRow.
 
     A path is relative to `root` and may not leave it: not by `..`, not absolutely, not through a link. The
-    result for a file is remembered, since a page is named by about a dozen rows.
+    result for a file is remembered, since a page is named by about a dozen rows. known: pictures of an earlier
+    read by path, size and time, which are not decoded again; those of this read are added.
     """
 
-    def __init__(self, root: Path | None, limits: ImageLimits) -> None:
+    def __init__(self, root: Path | None, limits: ImageLimits, known: KnownPictures | None = None) -> None:
         self._root = None if root is None else root.resolve()
         self._limits = limits
-        self._seen: OrderedDict[tuple[str, int, int], ImageRef | BadRow] = OrderedDict()
+        self._known = KnownPictures() if known is None else known
+        self._seen: OrderedDict[FileKey, ImageRef | BadRow] = OrderedDict()
+        self._resolved: dict[str, Path] = {}
 
     def read(self, value: Any) -> ImageRef:
         """`value`: path, data URI, bytes, or {"bytes", "path"} / {"url"} as Hugging Face and OpenAI write it."""
@@ -89,7 +151,7 @@ class ImageReader:
                 f"image {value!r} is a path, but these rows have no image folder; pass images=",
             )
         try:
-            path = (self._root / value).resolve()
+            path = self._resolve(self._root, value)
             status = path.stat() if path.is_relative_to(self._root) else None
         except FileNotFoundError:
             raise BadRow("missing_image", f"image {value!r} does not exist in {self._root}") from None
@@ -101,7 +163,7 @@ class ImageReader:
             raise BadRow("missing_image", f"image {value!r} is not a file")
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key not in self._seen:
-            self._seen[key] = self._inspect_once(path, value)
+            self._seen[key] = self._inspect_once(path, value, key)
             if len(self._seen) > _CACHED_IMAGES:
                 self._seen.popitem(last=False)
         found = self._seen[key]
@@ -109,7 +171,28 @@ class ImageReader:
             raise BadRow(found.kind, found.reason)
         return found
 
-    def _inspect_once(self, path: Path, value: str) -> ImageRef | BadRow:
+    def _resolve(self, root: Path, value: str) -> Path:
+        path = self._resolved.get(value)
+        if path is None:
+            if len(self._resolved) >= _CACHED_IMAGES:
+                self._resolved.clear()
+            path = self._resolved[value] = (root / value).resolve()
+        return path
+
+    def _inspect_once(self, path: Path, value: str, key: FileKey) -> ImageRef | BadRow:
+        known = self._known.get(key)
+        if known is not None and self._fits(known, key[1]):
+            return known
+        found = self._inspect_anew(path, value)
+        if isinstance(found, ImageRef):
+            self._known.add(key, found)
+        return found
+
+    def _fits(self, picture: ImageRef, size: int) -> bool:
+        pixels = picture.width * picture.height
+        return size <= self._limits.max_bytes and pixels <= self._limits.max_pixels
+
+    def _inspect_anew(self, path: Path, value: str) -> ImageRef | BadRow:
         try:
             with path.open("rb") as handle:
                 size = os.fstat(handle.fileno()).st_size

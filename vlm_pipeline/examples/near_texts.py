@@ -18,6 +18,7 @@ _SKETCH = 1024  # smallest gram hashes kept of a text: all of them up to about a
 _PERMUTATIONS = 64
 _CANDIDATES = 50  # verified per row
 _BUDGET = 200  # candidates per row on average, so that rows made from one template keep the time linear
+_KEPT = 200_000  # texts held for the search, about 2 KB each
 _CUT = (
     "most questions are nearly the same as most others (made from one template?), so the search for near-identical "
     "questions was cut short; identical ones were all compared"
@@ -40,8 +41,12 @@ class NearTexts:
         self._threshold = threshold
         self._limit = limit
         self._texts: list[_Text] = []
+        self._left_out = 0
 
     def add(self, row: Example, question: str, answer: bytes) -> None:
+        if len(self._texts) >= _KEPT:  # memory is bounded; identical texts are found all the same
+            self._left_out += 1
+            return
         grams = sketch(question)
         self._texts.append(_Text(row.id, str(row.split), answer, grams, _minhash(grams)))
 
@@ -53,7 +58,11 @@ class NearTexts:
         blocking: list[Near] = []
         for texts in by_answer.values():
             blocking += self._pairs(texts, True, self._limit - len(blocking))
-        return blocking + self._pairs(self._texts, False, self._limit)
+        found = blocking + self._pairs(self._texts, False, self._limit)
+        if self._left_out:
+            reason = f"{self._left_out:,} rows after the first {_KEPT:,} were searched for identical questions only"
+            found.append(Near("near_text", False, (), (), reason, self._left_out))
+        return found
 
     def _pairs(self, texts: list[_Text], same_answer: bool, limit: int) -> list[Near]:
         """Rows with a near duplicate in another split, until `limit`: in data made from templates all are alike."""

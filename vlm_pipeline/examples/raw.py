@@ -84,7 +84,7 @@ def raw_schema() -> Any:
 
 
 def write_raw(examples: Iterable[Example], folder: Path | str) -> dict[str, RawSection]:
-    """Stream Examples into `<folder>/<section>.parquet`, each file whole or not at all; returns what was written.
+    """Stream Examples into `<folder>/<safe_name(section)>.parquet`, each file whole or not at all; returns what was written.
 
     Sections that get no row are not touched. Raises ValueError for an Example without a section.
     """
@@ -97,7 +97,7 @@ def write_raw(examples: Iterable[Example], folder: Path | str) -> dict[str, RawS
             writer = writers.get(example.section)
             if writer is None:
                 writer = stack.enter_context(
-                    _SectionWriter(example.section, _section_file(folder, example.section))
+                    _SectionWriter(example.section, folder / f"{store.safe_name(example.section)}.parquet")
                 )
                 writers[example.section] = writer
             writer.add(example)
@@ -133,12 +133,6 @@ def read_quarantine(path: Path | str) -> list[Quarantined]:
 
     with pq.ParquetFile(path) as parquet:
         return [Quarantined(**row) for row in parquet.read().to_pylist()]
-
-
-def _section_file(folder: Path, section: str) -> Path:
-    if not section or "/" in section or "\\" in section or section.startswith("."):
-        raise ValueError(f"section {section!r} cannot name a file")
-    return folder / f"{section}.parquet"
 
 
 class _SectionWriter:

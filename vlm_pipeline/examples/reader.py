@@ -21,7 +21,7 @@ from vlm_pipeline.examples.containers import (
 )
 from vlm_pipeline.examples.example import Example, Source
 from vlm_pipeline.examples.formats import FORMATS, formats_of, row_id
-from vlm_pipeline.examples.images import ImageLimits, ImageReader
+from vlm_pipeline.examples.images import ImageLimits, ImageReader, KnownPictures
 from vlm_pipeline.examples.quarantine import BadRow, Quarantined, clip
 from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.examples.splits import SPLIT_NAMES
@@ -66,19 +66,22 @@ def read_examples(
     quarantine: list[Any] | None = None,
     *,
     limits: ImageLimits | None = None,
+    known: KnownPictures | None = None,
 ) -> Iterator[Example]:
     """Yield the Examples of a JSONL, JSON or Parquet file, a folder of them, or a Hugging Face dataset (folder or id).
 
     images: folder that image paths are relative to; default the folder of the file. format: one of FORMATS; None
     detects it per file from the first rows (`detect_format` tells; each row's `source.format` records it).
     quarantine: list that receives a Quarantined record per unusable row; without one they are logged as warnings.
-    limits: picture sizes checked before decoding.
+    limits: picture sizes checked before decoding. known: pictures of an earlier read, not decoded again.
     Raises FileNotFoundError or ValueError at once when `path` or `format` cannot be right; never for a row.
     """
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
     parts = _parts(path)
-    reader = _Reader(None if images is None else Path(images), format, quarantine, limits or ImageLimits())
+    reader = _Reader(
+        None if images is None else Path(images), format, quarantine, limits or ImageLimits(), known
+    )
     return itertools.chain.from_iterable(map(reader.examples, parts))
 
 
@@ -105,12 +108,18 @@ class _Reader:
     """State of one read: remembered pictures, seen ids, where bad rows go."""
 
     def __init__(
-        self, images: Path | None, format: str | None, quarantine: list[Any] | None, limits: ImageLimits
+        self,
+        images: Path | None,
+        format: str | None,
+        quarantine: list[Any] | None,
+        limits: ImageLimits,
+        known: KnownPictures | None,
     ) -> None:
         self._images = images
         self._format = format
         self._quarantine = quarantine
         self._limits = limits
+        self._known = known
         self._readers: dict[Path | None, ImageReader] = {}
         self._ids = SeenKeys()
 
@@ -124,7 +133,7 @@ class _Reader:
             log.info("%s: format %s (%s)", part.name, format, detection.evidence)
             unknown = BadRow("unknown_format", f"format not recognised: {detection.evidence}; pass format=")
         folder = self._images or part.folder
-        images = self._readers.setdefault(folder, ImageReader(folder, self._limits))
+        images = self._readers.setdefault(folder, ImageReader(folder, self._limits, self._known))
         for raw in rows:
             try:
                 if raw.bad:

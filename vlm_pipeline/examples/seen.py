@@ -15,12 +15,11 @@ class SeenKeys:
 
     def add(self, key: str) -> bool:
         """Remember the key; False when it was there before."""
-        digest = (
-            int.from_bytes(
-                hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-            )
-            or 1
-        )
+        return self.add_hash(_hash(key))
+
+    def add_hash(self, digest: int) -> bool:
+        """The same for a key that is a 64-bit hash already."""
+        digest = digest or 1
         position = self._find(self._slots, digest)
         if self._slots[position] == digest:
             return False
@@ -29,6 +28,13 @@ class SeenKeys:
         if 3 * self._count > 2 * len(self._slots):
             self._grow()
         return True
+
+    def __contains__(self, key: str) -> bool:
+        return self.has_hash(_hash(key))
+
+    def has_hash(self, digest: int) -> bool:
+        digest = digest or 1
+        return self._slots[self._find(self._slots, digest)] == digest
 
     def __len__(self) -> int:
         return self._count
@@ -47,3 +53,9 @@ class SeenKeys:
             if digest:
                 larger[self._find(larger, digest)] = digest
         self._slots = larger
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(
+        hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlm_pipeline.examples.example import Example, Source, text_of
-from vlm_pipeline.examples.images import ImageLimits
+from vlm_pipeline.examples.example import Example, text_of
+from vlm_pipeline.examples.images import ImageLimits, KnownPictures
 from vlm_pipeline.examples.leakage import find_leakage
+from vlm_pipeline.examples.overlay import Overlay, overlay_version, read_overlay
 from vlm_pipeline.examples.quarantine import Quarantined
 from vlm_pipeline.examples.raw import (
     RawSection,
@@ -24,6 +24,7 @@ from vlm_pipeline.examples.raw import (
 )
 from vlm_pipeline.examples.reader import detect_format, read_examples
 from vlm_pipeline.examples.sections import assign_sections
+from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.examples.splits import assign_splits
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, require
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, write_table
@@ -46,6 +47,10 @@ def make_raw(
     def reading() -> dict[str, RawSection]:
         return _read_source(task, store, sections, log)
 
+    @cache
+    def detected() -> dict[str, Any]:
+        return _detected(task)
+
     made = {}
     for section in sections:
         inputs = {"source": source, "settings": settings, "overlay": overlay_version(store, section)}
@@ -53,7 +58,7 @@ def make_raw(
 
         def make(section: str = section) -> Artifact:
             found = reading()[section]
-            metadata = {**_describe(found), **_detected(task)}
+            metadata = {**_describe(found), **detected()}
             return Artifact(
                 found.content_hash, metadata, (found.path, quarantine_path(store, SOURCE_QUARANTINE))
             )
@@ -77,17 +82,11 @@ def source_version(task: Task) -> str:
     return content_hash({"rows": rows, "pictures": pictures})
 
 
-def overlay_version(store: TaskStore, section: str) -> str:
-    """Hash of the regenerated rows of a section; the same for none as for an empty folder."""
-    return content_hash({file.name: file_hash(file) for file in _overlay_files(store, section)})
-
-
 def quarantine_path(store: TaskStore, name: str) -> Path:
+    """Quarantine of a section, or of the source as a whole (no section is called like that: safe_name)."""
+    if name == SOURCE_QUARANTINE:
+        return store.path("quarantine", f"{name}.parquet")
     return store.section("quarantine", name)
-
-
-def _overlay_files(store: TaskStore, section: str) -> list[Path]:
-    return sorted(store.path("overlay", section).glob("*.jsonl"))
 
 
 def _read_source(
@@ -95,10 +94,12 @@ def _read_source(
 ) -> dict[str, RawSection]:
     bad: list[Quarantined] = []
     log(f"reading {task.source_path}")
-    rows = _limited(_sectioned(task, store, bad), task.max_examples)
+    known = KnownPictures.read(store.path("pictures.parquet"))
+    rows = _merged(task, read_overlay(task, store, bad), bad, known)
     written = write_raw((row for row in rows if row.section in sections), store.path("raw"))
     for section in set(sections) - set(written):
         written[section] = _write_empty(store, section)
+    known.write(store.path("pictures.parquet"))
     write_quarantine(bad, quarantine_path(store, SOURCE_QUARANTINE))
     usable = sum(found.rows for found in written.values())
     log(f"{usable} usable rows in {len(sections)} sections, {len(bad)} rows in quarantine")
@@ -111,62 +112,56 @@ def _write_empty(store: TaskStore, section: str) -> RawSection:
     return RawSection(section, path, 0, SectionDigest().value, {})
 
 
-def _sectioned(task: Task, store: TaskStore, bad: list[Quarantined]) -> Iterator[Example]:
-    """Rows of the source with section, group and split; overlay rows stand in for source rows of the same id."""
-    overlay = list(_overlay_rows(task, store, bad))
-    replaced = {row.id for row in overlay}
+def _merged(task: Task, overlay: Overlay, bad: list[Quarantined], known: KnownPictures) -> Iterator[Example]:
+    """Rows of the source with section, group and split, then those of the overlay in place of their namesakes.
+
+    Only train rows may be replaced, withdrawn or added to: an overlay row of a page that is held out is refused.
+    """
     limits = ImageLimits(task.source.max_image_bytes, task.source.max_image_pixels)
     path = task.source_path if task.source_path.exists() else task.source.path
-    source = read_examples(path, task.images_path, task.source.format, bad, limits=limits)
-    rows = (row for row in source if row.id not in replaced)
+    source = read_examples(path, task.images_path, task.source.format, bad, limits=limits, known=known)
     keyed = assign_sections(
-        _chain(rows, overlay), task.sections.names, task.sections.key, bad, group_key=task.splits.group_key
+        _chain(source, overlay.rows),
+        task.sections.names,
+        task.sections.key,
+        bad,
+        group_key=task.splits.group_key,
     )
+    held_out: set[str] = set()  # groups of val, test and final rows, and ids of those that the overlay names
+    seen: Counter[tuple[str | None, str | None]] = Counter()
     for row in assign_splits(keyed, task.splits, bad):
-        if row.id in replaced and row.split != "train":
-            reason = f"a regenerated row of the {row.split} split; only train rows may be regenerated"
-            bad.append(
-                Quarantined(row.source.file, row.source.line, "overlay_split", reason, row.id, row.question)
-            )
-        elif not row.answer.strip():
-            bad.append(
-                Quarantined(
-                    row.source.file,
-                    row.source.line,
-                    "empty_answer",
-                    "the answer is empty",
-                    row.id,
-                    row.question,
-                )
-            )
+        kind, reason = "", ""
+        if overlay.holds(row):
+            if row.split != "train" or row.group in held_out or row.id in held_out:
+                kind = "overlay_split"
+                reason = "a regenerated row of a held-out page or split; only train rows may be regenerated"
+        else:
+            seen[row.section, row.split] += 1
+            if task.max_examples and seen[row.section, row.split] > task.max_examples:
+                continue  # a dev run
+            if row.split != "train":
+                held_out.add(str(row.group))
+                held_out.update({row.id} & overlay.replaced)
+            elif row.id in overlay.replaced:
+                continue
+        if not reason and not row.answer.strip():
+            kind, reason = "empty_answer", "the answer is empty"
+        if reason:
+            bad.append(Quarantined(row.source.file, row.source.line, kind, reason, row.id, row.question))
         else:
             yield row
 
 
-def _overlay_rows(task: Task, store: TaskStore, bad: list[Quarantined]) -> Iterator[Example]:
-    for section in task.sections.names:
-        for file in _overlay_files(store, section):
-            for row in read_examples(file, task.images_path, None, bad):
-                yield replace(row, source=Source(row.source.file, row.source.line, row.source.format, None))
-
-
-def _chain(first: Iterator[Example], second: list[Example]) -> Iterator[Example]:
+def _chain(first: Iterator[Example], second: Iterable[Example]) -> Iterator[Example]:
     yield from first
     yield from second
 
 
-def _limited(rows: Iterator[Example], limit: int | None) -> Iterator[Example]:
-    """At most `limit` rows of each section and split: a dev run."""
-    seen: Counter[tuple[str | None, str | None]] = Counter()
-    for row in rows:
-        seen[row.section, row.split] += 1
-        if limit is None or seen[row.section, row.split] <= limit:
-            yield row
-
-
 def _describe(found: RawSection) -> dict[str, Any]:
     shown = [row for _, row in zip(range(3), read_raw(found.path), strict=False)]
-    groups = {row["group"] for row in read_raw(found.path, ["group"])}
+    groups = SeenKeys()
+    for row in read_raw(found.path, ["group"]):
+        groups.add(row["group"])
     return {
         "rows": found.rows,
         "groups": len(groups),
@@ -299,3 +294,34 @@ def rows_version(task: Task, store: TaskStore) -> str:
     return combined_version(
         require(store, [f"raw/{name}" for name in task.sections.names], "Materialize raw_examples.")
     )
+
+
+def representation_report(task: Task, store: TaskStore) -> Verdict:
+    """What is over-represented: sections, answers, refusals, scores, by split. Never blocking: it may be meant so."""
+    return verdict_once(
+        store, "representation", {"rows": rows_version(task, store)}, lambda: _representation(task, store)
+    )
+
+
+def _representation(task: Task, store: TaskStore) -> Verdict:
+    from vlm_pipeline.examples.representation import representation
+
+    rows = (row for name in task.sections.names for row in read_raw(store.section("raw", name)))
+    found = representation(rows)
+    table = [
+        {
+            "split": split,
+            "rows": counts["rows"],
+            "refusals": counts["refusals"],
+            "sections": ", ".join(f"{name} {number}" for name, number in counts["sections"].items()),
+            "most frequent answers": ", ".join(
+                f"{answer[:40]!r} {number}" for answer, number in list(counts["top_answers"].items())[:3]
+            ),
+            "scores": " ".join(map(str, counts["score_histogram"])),
+        }
+        for split, counts in found["splits"].items()
+    ]
+    metadata = {"splits": {"table": table}, "score_bins": found["score_bins"], "flags": found["flags"]}
+    if found["flags"]:
+        return Verdict(False, f"over-represented: {'; '.join(found['flags'][:5])}", metadata)
+    return Verdict(True, "no answer, refusal, score or section dominates a split", metadata)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-import numpy as np
 
 # Silent formatting failures: training runs, the loss looks healthy, the model is useless.
 CATALOGUE = {
@@ -57,6 +55,10 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "title": self.title}
 
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Finding:
+        return cls(**{field.name: record[field.name] for field in fields(cls)})
+
     def __str__(self) -> str:
         where = (
             f"row {self.row_id}" + (f" ({self.section})" if self.section else "")
@@ -70,6 +72,8 @@ def picture_in_words(
     ids: Iterable[int], labels: Iterable[int], tokenizer: Any, image_token: int | None, limit: int = 700
 ) -> str:
     """The row as text, supervised tokens in ⟦ ⟧, each picture as its token count; the middle is left out if long."""
+    import numpy as np
+
     ids, labels = np.asarray(list(ids)), np.asarray(list(labels))
     if len(ids) == 0 or len(ids) != len(labels):
         return ""

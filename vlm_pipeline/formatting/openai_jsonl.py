@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,17 @@ SPLITS = ("train", "val")
 _COLUMNS = ["id", "split", "messages", "tools", "images", "image_sha256"]
 _TAKEN = {"PNG", "JPEG", "WEBP"}
 _MODES = {"RGB", "RGBA"}
+_BLOCK = 1 << 22  # bytes copied at once
+
+
+@dataclass(frozen=True)
+class Part:
+    """The lines that one formatted table has in a file."""
+
+    start: int  # first byte
+    bytes: int
+    rows: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,7 @@ class JsonlFile:
     rows: int
     images: int
     bytes: int
+    parts: dict[str, Part] = field(default_factory=dict, repr=False)  # by table, in file order
 
 
 def write_openai_jsonl(
@@ -37,33 +51,74 @@ def write_openai_jsonl(
     folder: Path | str,
     prompt: PromptSettings,
     image_url: Callable[[str], str | None] = lambda path: None,
+    *,
+    kept: Mapping[str, Mapping[str, Part]] | None = None,
+    content: Callable[[str, str, array[int]], None] = lambda table, name, keys: None,
 ) -> dict[str, JsonlFile]:
     """Write the four files, atomically and in table order; returns them by name (`train_with_images`, …).
 
     image_url: the public URL of a picture's path, or None to send it inside the row as base64. Assistant turns that
     the task does not supervise (worked examples, earlier turns) get weight 0, so that the hosted model learns the
     same tokens as the local one. Pictures of other formats or colour modes than the API takes become RGB PNG.
+    kept: for tables that did not change, their parts of the files as they lie in `folder`, which are copied.
+    content: told for each table and file that is written anew a 64-bit key of each line's content.
     """
     folder = Path(folder)
     names = [f"{split}_{kind}" for split in SPLITS for kind in KINDS]
-    counts = {name: [0, 0] for name in names}
+    parts: dict[str, dict[str, Part]] = {name: {} for name in names}
     with ExitStack() as stack:
         paths = {name: stack.enter_context(atomic_path(folder / f"{name}.jsonl")) for name in names}
-        files = {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in paths.items()}
-        for row in read_formatted_rows(list(tables), _COLUMNS):
-            if row["split"] not in SPLITS:
+        files = {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
+        for table in map(str, tables):
+            old = (kept or {}).get(table)
+            for name in names if old else ():
+                parts[name][table] = _copy(folder / f"{name}.jsonl", old[name], files[name])
+            if old:
                 continue
-            for kind in KINDS:
-                line = openai_line(row, prompt, kind == "with_images", image_url)
-                name = f"{row['split']}_{kind}"
-                files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
-                counts[name][0] += 1
-                counts[name][1] += len(row["images"]) if kind == "with_images" else 0
+            starts = {name: file.tell() for name, file in files.items()}
+            counts = {name: [0, 0] for name in names}
+            keys = {name: array("Q") for name in names}
+            for row in read_formatted_rows(table, _COLUMNS):
+                if row["split"] not in SPLITS:
+                    continue
+                for kind in KINDS:
+                    name = f"{row['split']}_{kind}"
+                    line = openai_line(row, prompt, kind == "with_images", image_url)
+                    files[name].write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                    counts[name][0] += 1
+                    counts[name][1] += len(row["images"]) if kind == "with_images" else 0
+                    keys[name].append(_content_key(row, kind == "with_images"))
+            for name, file in files.items():
+                parts[name][table] = Part(starts[name], file.tell() - starts[name], *counts[name])
+                content(table, name, keys[name])
     return {
-        name: JsonlFile(path, *counts[name], path.stat().st_size)
-        for name in names
-        for path in [folder / f"{name}.jsonl"]
+        name: JsonlFile(
+            folder / f"{name}.jsonl",
+            sum(part.rows for part in found.values()),
+            sum(part.images for part in found.values()),
+            sum(part.bytes for part in found.values()),
+            found,
+        )
+        for name, found in parts.items()
     }
+
+
+def _copy(source: Path, part: Part, target: Any) -> Part:
+    start = target.tell()
+    with source.open("rb") as handle:
+        handle.seek(part.start)
+        left = part.bytes
+        while left and (block := handle.read(min(left, _BLOCK))):
+            target.write(block)
+            left -= len(block)
+    if left:
+        raise OSError(f"{source} ends before the part that was written to it; delete it and run again")
+    return Part(start, part.bytes, part.rows, part.images)
+
+
+def _content_key(row: dict[str, Any], with_images: bool) -> int:
+    said = [row["messages"], row["tools"], row["image_sha256"] if with_images else []]
+    return int.from_bytes(hashlib.blake2b(json.dumps(said).encode(), digest_size=8).digest(), "little")
 
 
 def openai_line(

@@ -14,11 +14,21 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.estimates import conversation_tokens
+from vlm_pipeline.examples.seen import SeenKeys
+from vlm_pipeline.formatting.openai_report import (
+    AZURE,
+    OPENAI,
+    JsonlFinding,
+    JsonlReport,
+    Limits,
+    check_whole,
+)
+
+__all__ = ["AZURE", "OPENAI", "JsonlFinding", "JsonlReport", "Limits", "check_lines", "validate_jsonl"]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _LINE_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
@@ -35,56 +45,8 @@ _MESSAGE_KEYS = {
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _URI = re.compile(r"data:(image/[a-z+.-]+);base64,(.*)", re.DOTALL)
 _MEDIA = {"image/jpeg": "JPEG", "image/jpg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
-UNCHECKABLE = "pictures with people, faces, children or CAPTCHAs are dropped by the provider without an error; look for them yourself"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one provider takes."""
-
-    name: str = "OpenAI"
-    min_examples: int = 10
-    max_image_examples: int = 50_000
-    max_images: int = 10  # in one example
-    max_image_bytes: int = 10 * 1024 * 1024
-    max_file_bytes: int = 512 * 1024 * 1024
-    max_tokens: int = 65_536  # of one training example (gpt-4o-2024-08-06, gpt-4.1); longer ones are cut
-    max_tools: int = 128
-    modes: tuple[str, ...] = ("RGB", "RGBA")
-
-
-OPENAI = Limits()
-AZURE = Limits(name="Azure OpenAI", max_images=64)
-
-
-@dataclass(frozen=True)
-class JsonlFinding:
-    """One broken rule. line: 1-based, None for the file as a whole. Non-blocking ones are accepted by the API."""
-
-    rule: str
-    message: str
-    line: int | None = None
-    blocking: bool = True
-
-    def __str__(self) -> str:
-        return f"{f'line {self.line}' if self.line else 'the file'}: {self.message}"
-
-
-@dataclass
-class JsonlReport:
-    path: Path
-    limits: Limits
-    examples: int = 0
-    image_examples: int = 0
-    images: int = 0
-    tokens: int = 0
-    longest: int = 0
-    bytes: int = 0
-    findings: list[JsonlFinding] = field(default_factory=list)
-
-    @property
-    def blocking(self) -> list[JsonlFinding]:
-        return [finding for finding in self.findings if finding.blocking]
+EARLIER = "the same example as an earlier line"
+IN_TRAINING = "the same example stands in the training file"
 
 
 def validate_jsonl(
@@ -93,51 +55,62 @@ def validate_jsonl(
     limits: Limits = OPENAI,
     *,
     validation: bool = False,
-    known_lines: set[bytes] | None = None,
+    known_lines: SeenKeys | None = None,
     max_findings: int = 1_000,
 ) -> JsonlReport:
-    """Check every line. Streams: memory holds one line and a 16-byte hash of each.
+    """Check every line. Streams: memory holds one line and an 8-byte key of each.
 
-    validation: a validation file may have fewer than the minimum of examples. known_lines: hashes of the training
+    validation: a validation file may have fewer than the minimum of examples. known_lines: keys of the training
     file's lines (filled when given for the training file), to report rows that stand in both.
     """
     path = Path(path)
-    report = JsonlReport(path, limits, bytes=path.stat().st_size)
+    seen = known_lines if known_lines is not None and not validation else SeenKeys()
+
+    def same(raw: bytes) -> str | None:
+        line = hashlib.blake2b(raw.strip(), digest_size=8).hexdigest()
+        if not seen.add(line):
+            return EARLIER
+        return IN_TRAINING if validation and known_lines is not None and line in known_lines else None
+
+    report = check_lines(path, model, limits, same=same, max_findings=max_findings)
+    report.bytes = path.stat().st_size
+    return check_whole(report, validation)
+
+
+def check_lines(
+    path: Path | str,
+    model: str,
+    limits: Limits = OPENAI,
+    *,
+    start: int = 0,
+    length: int | None = None,
+    same: Callable[[bytes], str | None] = lambda raw: None,
+    max_findings: int = 1_000,
+) -> JsonlReport:
+    """The rules of single lines, over a file or `length` bytes of it; lines are counted from `start`.
+
+    same: what another line is like this one (EARLIER, IN_TRAINING), or None.
+    """
+    report = JsonlReport(Path(path), limits)
     pictures = _Pictures(limits)
-    seen: set[bytes] = set()
 
     def add(rule: str, message: str, line: int | None = None, blocking: bool = True) -> None:
         if len(report.findings) < max_findings:
             report.findings.append(JsonlFinding(rule, message, line, blocking))
 
-    if report.bytes > limits.max_file_bytes:
-        add(
-            "file_size",
-            f"{report.bytes:,} bytes, {limits.name} takes {limits.max_file_bytes:,}; use URLs or smaller pictures",
-        )
-    with path.open("rb") as handle:
+    with Path(path).open("rb") as handle:
+        handle.seek(start)
         for number, raw in enumerate(handle, start=1):
+            report.bytes += len(raw)
             if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
                 add("encoding", "the file starts with a byte order mark; write plain UTF-8", 1)
                 raw = raw[3:]
-            digest = hashlib.sha256(raw.strip()).digest()[:16]
-            if digest in seen:
-                add("duplicate", "the same example as an earlier line", number, blocking=False)
-            elif known_lines is not None and validation and digest in known_lines:
-                add("duplicate", "the same example stands in the training file", number, blocking=False)
-            seen.add(digest)
+            other = same(raw)
+            if other is not None:
+                add("duplicate", other, number, blocking=False)
             _check_line(raw, number, model, report, pictures, add)
-    if known_lines is not None and not validation:
-        known_lines |= seen
-    if report.examples < limits.min_examples and not validation:
-        add("min_examples", f"{report.examples} examples, {limits.name} needs at least {limits.min_examples}")
-    if report.image_examples > limits.max_image_examples:
-        add(
-            "max_image_examples",
-            f"{report.image_examples:,} examples with pictures, at most {limits.max_image_examples:,}",
-        )
-    if report.images:
-        add("people", UNCHECKABLE, blocking=False)
+            if length is not None and report.bytes >= length:
+                break
     return report
 
 

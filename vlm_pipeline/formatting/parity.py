@@ -46,14 +46,15 @@ class ParityRow:
 
 
 def requests_of(task: Any, processor: Any) -> dict[str, Request]:
-    """How each predictor of a task asks: the base's template, or the body of its API."""
+    """How each predictor of a task asks: the base's template, or the body of its API. processor None: hosted ones only."""
     from vlm_pipeline.inference import chat
 
-    renderer = Renderer(processor, task.prompt.template_args)
+    renderer = Renderer(processor, task.prompt.template_args) if processor is not None else None
     builders: dict[str, Request] = {}
     for predictor in task.predictors:
         if predictor.kind == "transformers":
-            builders[predictor.name] = renderer.prompt
+            if renderer is not None:
+                builders[predictor.name] = renderer.prompt
         elif predictor.kind == "anthropic":
             builders[predictor.name] = chat.anthropic_messages
         elif getattr(predictor, "api", "chat") == "responses":
@@ -67,26 +68,38 @@ def prompt_parity(
     examples: Iterable[Example], prompt: PromptSettings, requests: Mapping[str, Request], root: Any = None
 ) -> tuple[list[ParityRow], list[Finding]]:
     """Report and findings (30) over rows. requests: see `requests_of`; root: task folder, for few-shot pictures."""
-    totals = {name: [0] * 6 for name in requests}
-    found: list[Finding] = []
+    census = ParityCensus(requests, prompt)
     for example in examples:
         asked = build_conversation(example, prompt, root).without_answer()
-        for name, request in requests.items():
-            sent = request(asked)
-            problems = (
-                _differences_in_text(asked, sent)
-                if isinstance(sent, str)
-                else _differences(asked, told(sent))
+        census.add(example, asked, {name: request(asked) for name, request in requests.items()})
+    return census.report(), census.found
+
+
+class ParityCensus:
+    """Counts over rows of what each predictor is sent, and findings (30) where that is not what the row says."""
+
+    def __init__(self, names: Iterable[str], prompt: PromptSettings) -> None:
+        self._totals = {name: [0] * 6 for name in names}
+        self._shots = len(prompt.few_shot)
+        self.found: list[Finding] = []
+
+    def add(self, example: Example, asked: Conversation, sent: Mapping[str, Any]) -> None:
+        """asked: what the row says; sent: by predictor its request body, or the prompt text it is given."""
+        for name, request in sent.items():
+            problems = differences(asked, request)
+            counted = (
+                1,
+                any(message["role"] == "system" for message in asked.messages),
+                self._shots,
+                len(asked.images),
+                len(asked.tools or ()),
+                bool(problems),
             )
-            total = totals[name]
-            total[0] += 1
-            total[1] += any(message["role"] == "system" for message in asked.messages)
-            total[2] += len(prompt.few_shot)
-            total[3] += len(asked.images)
-            total[4] += len(asked.tools or ())
-            total[5] += bool(problems)
+            self._totals[name] = [
+                total + more for total, more in zip(self._totals[name], counted, strict=True)
+            ]
             if problems:
-                found.append(
+                self.found.append(
                     Finding(
                         30,
                         f"{name} is asked differently: {'; '.join(problems)}",
@@ -95,7 +108,14 @@ def prompt_parity(
                         example.section,
                     )
                 )
-    return [ParityRow(name, *total) for name, total in totals.items()], found
+
+    def report(self) -> list[ParityRow]:
+        return [ParityRow(name, *total) for name, total in self._totals.items()]
+
+
+def differences(asked: Conversation, sent: Any) -> list[str]:
+    """In words, what a request body or a prompt text says less or more than the row."""
+    return _differences_in_text(asked, sent) if isinstance(sent, str) else _differences(asked, told(sent))
 
 
 def parity_table(report: Iterable[ParityRow]) -> list[dict[str, Any]]:

@@ -1,39 +1,57 @@
-"""The formatting stage: raw sections become verified, labelled rows, OpenAI JSONL and a training set."""
+"""What the formatting assets call: raw sections become verified, labelled rows, and a training set of them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from vlm_pipeline.examples.raw import write_quarantine
+from vlm_pipeline.examples.raw import SectionDigest, write_quarantine
+from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.examples.stage import quarantine_path
-from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, read_manifest, require
-from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
+from vlm_pipeline.formatting.dataset import make_dataset
+from vlm_pipeline.formatting.openai_stage import make_openai_jsonl
+from vlm_pipeline.formatting.parity_stage import parity_report, served_report
+from vlm_pipeline.formatting.prepared import (
+    TRAINED,
+    formatted_paths,
+    formatted_versions,
+    processor_identity,
+    read_formatted,
+    splits_version,
+)
+from vlm_pipeline.formatting.verified import verification_findings, verification_report
+from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, require
+from vlm_pipeline.store import TaskStore, safe_name, write_json
 from vlm_pipeline.task import Task
-from vlm_pipeline.verdict import Verdict, verdict_once
 
-TRAINED = ("train", "val")
-_SHOWN = 20
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".md")
+__all__ = [
+    "TRAINED",
+    "FormattedSection",
+    "formatted_paths",
+    "formatted_versions",
+    "make_dataset",
+    "make_formatted",
+    "make_openai_jsonl",
+    "make_training_set",
+    "parity_report",
+    "processor_identity",
+    "read_formatted",
+    "served_report",
+    "splits_version",
+    "verification_findings",
+    "verification_report",
+]
 
 
 @dataclass(frozen=True)
 class FormattedSection:
     artifact: Artifact
     raw_version: str  # data version of the raw section it was made from
-
-
-def processor_identity(task: Task) -> str:
-    """Names tokenizer, template and image settings: a hash of a local folder's files, or hub id and revision."""
-    folder = Path(task.base_model_path)
-    if not folder.is_dir():
-        return f"{task.base_model}@{task.revision or 'main'}"
-    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix not in _WEIGHTS]
-    return content_hash({file.name: file_hash(file) for file in files})
 
 
 def make_formatted(
@@ -69,7 +87,7 @@ def make_formatted(
 def _format(
     task: Task, store: TaskStore, section: str, processor: Any, log: Callable[[str], None]
 ) -> Artifact:
-    from vlm_pipeline.formatting.row_view import markdown_preview
+    from vlm_pipeline.formatting.row_view import markdown_preview, write_section_page
     from vlm_pipeline.formatting.table import format_section, formatted_schema
 
     path = store.section("formatted", section)
@@ -77,6 +95,8 @@ def _format(
         store.section("raw", section), processor, task.prompt, path, root=task.root, log=log
     )
     write_quarantine(result.quarantined, quarantine_path(store, section))
+    page = store.path("rows", f"{safe_name(section)}.html")
+    write_section_page(path, processor, page, f"{task.title or task.name}: {section}")
     log(f"{section}: {result.rows} rows, {result.tokens} tokens, {len(result.quarantined)} set aside")
     metadata = {
         "rows": result.rows,
@@ -87,54 +107,22 @@ def _format(
         "image_tokens": result.image_tokens,
         "longest_row_tokens": result.longest,
         "split_versions": _split_versions(path),
+        "rows_to_look_at": {"path": str(page)},
         "preview": {"md": markdown_preview(path, processor)},
         "file": {"path": str(path)},
         "dagster/column_schema": {"columns": {field.name: str(field.type) for field in formatted_schema()}},
     }
-    return Artifact(result.content_hash, metadata, (path, quarantine_path(store, section)))
+    return Artifact(result.content_hash, metadata, (path, quarantine_path(store, section), page))
 
 
 def _split_versions(path: Path) -> dict[str, str]:
     """One hash per split, so that a changed train row makes no prediction stale."""
-    import pyarrow.parquet as pq
+    from vlm_pipeline.formatting.table import read_formatted_rows
 
-    rows: dict[str, list[list[str]]] = {}
-    for row in pq.read_table(path, columns=["id", "split", "group", "content_hash"]).to_pylist():
-        rows.setdefault(row["split"], []).append([row["id"], row["group"], row["content_hash"]])
-    return {split: content_hash(sorted(found)) for split, found in sorted(rows.items())}
-
-
-def formatted_versions(task: Task, store: TaskStore) -> dict[str, str]:
-    names = [f"formatted/{name}" for name in task.sections.names]
-    return require(store, names, "Materialize formatted_examples of all sections.")
-
-
-def splits_version(task: Task, store: TaskStore, splits: Sequence[str]) -> str:
-    """Hash of the rows of some splits over all sections."""
-    formatted_versions(task, store)
-    found = {}
-    for section in task.sections.names:
-        versions = (read_manifest(store, f"formatted/{section}") or {})["metadata"]["split_versions"]
-        found[section] = {split: versions.get(split) for split in splits}
-    return content_hash(found)
-
-
-def formatted_paths(task: Task, store: TaskStore) -> list[Path]:
-    return [store.section("formatted", section) for section in task.sections.names]
-
-
-def read_formatted(
-    task: Task, store: TaskStore, splits: Sequence[str], columns: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Rows of some splits over all sections, in section and file order, with the wanted columns."""
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = []
-    for path in formatted_paths(task, store):
-        rows += pq.read_table(
-            path, columns=list(columns), filters=[("split", "in", list(splits))]
-        ).to_pylist()
-    return rows
+    digests: dict[str, SectionDigest] = {}
+    for row in read_formatted_rows(path, ["id", "split", "group", "content_hash"]):
+        digests.setdefault(row["split"], SectionDigest()).add(SimpleNamespace(**row))
+    return {split: digest.value for split, digest in sorted(digests.items())}
 
 
 def make_training_set(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
@@ -146,17 +134,7 @@ def make_training_set(task: Task, store: TaskStore, log: Callable[[str], None]) 
     }
 
     def make() -> Artifact:
-        rows = read_formatted(task, store, TRAINED, ["section", "split", "group", "n_tokens", "n_supervised"])
-        sections = {}
-        for name in task.sections.names:
-            own = [row for row in rows if row["section"] == name]
-            counts = Counter(row["split"] for row in own)
-            sections[name] = {
-                **{f"{split}_rows": counts[split] for split in TRAINED},
-                "groups": len({row["group"] for row in own}),
-                "tokens": sum(row["n_tokens"] for row in own),
-                "supervised_tokens": sum(row["n_supervised"] for row in own),
-            }
+        sections = {name: _counted(store.section("formatted", name)) for name in task.sections.names}
         totals = {
             key: sum(section[key] for section in sections.values()) for key in next(iter(sections.values()))
         }
@@ -169,125 +147,22 @@ def make_training_set(task: Task, store: TaskStore, log: Callable[[str], None]) 
     return make_once(store, "training_set", inputs, make, log)
 
 
-def make_openai_jsonl(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
-    """`openai/{train,val}_{with_images,text_only}.jsonl`, checked offline; refused where the API would refuse them."""
-    inputs = {
-        "rows": splits_version(task, store, TRAINED),
-        "settings": task.settings_hash("prompt", "image"),
-        "code": code_version("formatting"),
+def _counted(path: Path) -> dict[str, int]:
+    """Rows, groups and tokens of one section's train and val rows."""
+    from vlm_pipeline.formatting.table import read_formatted_rows
+
+    groups = SeenKeys()
+    counts: Counter[str] = Counter()
+    for row in read_formatted_rows(path, ["split", "group", "n_tokens", "n_supervised"]):
+        if row["split"] not in TRAINED:
+            continue
+        groups.add(row["group"])
+        counts[f"{row['split']}_rows"] += 1
+        counts["tokens"] += row["n_tokens"]
+        counts["supervised_tokens"] += row["n_supervised"]
+    return {
+        **{f"{split}_rows": counts[f"{split}_rows"] for split in TRAINED},
+        "groups": len(groups),
+        "tokens": counts["tokens"],
+        "supervised_tokens": counts["supervised_tokens"],
     }
-
-    def make() -> Artifact:
-        from vlm_pipeline.formatting.openai_jsonl import write_openai_jsonl
-
-        files = write_openai_jsonl(formatted_paths(task, store), store.path("openai"), task.prompt)
-        reports = _validated({name: found.path for name, found in files.items()}, _hosted_model(task))
-        for name, report in reports.items():
-            log(
-                f"{name}: {report['examples']} examples, about {report['tokens']:,} tokens, {report['problems']} problems"
-            )
-        path = store.path("openai", "validation.json")
-        write_json(path, reports)
-        table = [
-            {"file": name, **{k: v for k, v in report.items() if k != "findings"}}
-            for name, report in reports.items()
-        ]
-        metadata = {
-            "problems": sum(report["problems"] for report in reports.values()),
-            "files": {"table": table},
-            "first_findings": {
-                "table": [f for report in reports.values() for f in report["findings"]][:_SHOWN]
-            },
-        }
-        version = content_hash({name: file_hash(found.path) for name, found in files.items()})
-        return Artifact(version, metadata, (*(found.path for found in files.values()), path))
-
-    return make_once(store, "openai_jsonl", inputs, make, log)
-
-
-def _hosted_model(task: Task) -> str:
-    """The model that the task fine-tunes at the provider; its image rule counts the tokens."""
-    models = [predictor.model for predictor in task.predictors if predictor.kind == "openai_finetuned"]
-    return models[0] if models else "gpt-4o-2024-08-06"
-
-
-def _validated(paths: dict[str, Path], model: str) -> dict[str, dict[str, Any]]:
-    from vlm_pipeline.estimates import hosted_epochs
-    from vlm_pipeline.formatting.openai_validator import validate_jsonl
-    from vlm_pipeline.inference.prices import PriceError, price_of
-
-    try:
-        price = price_of(model)
-    except PriceError:
-        price = None
-    found = {}
-    train_lines: dict[str, set[bytes]] = {}
-    for name, path in paths.items():
-        split, kind = name.split("_", 1)
-        known = train_lines.setdefault(kind, set())
-        report = validate_jsonl(path, model, validation=split == "val", known_lines=known)
-        epochs = hosted_epochs(report.examples)
-        cost = (
-            price.of_training(report.tokens, epochs)
-            if price and price.training and split == "train"
-            else None
-        )
-        found[name] = {
-            "examples": report.examples,
-            "images": report.images,
-            "bytes": report.bytes,
-            "tokens": report.tokens,
-            "longest": report.longest,
-            "epochs": epochs,
-            "cost_usd": None if cost is None else round(cost, 4),
-            "price_as_of": price.as_of if price else None,
-            "problems": len(report.blocking),
-            "findings": [{"file": name, **asdict(finding)} for finding in report.findings[:_SHOWN]],
-        }
-    return found
-
-
-def verification_report(task: Task, store: TaskStore) -> Verdict:
-    """All checks of the catalogue over every formatted row (FORMAT_FAILURES 1-21, 30, 31)."""
-    inputs = {
-        "rows": combined_version(formatted_versions(task, store)),
-        "processor": processor_identity(task),
-        "code": code_version("formatting"),
-    }
-    return verdict_once(store, "verified_format", inputs, lambda: _verify(task, store))
-
-
-def _verify(task: Task, store: TaskStore) -> Verdict:
-    from vlm_pipeline.formatting.findings import summary
-    from vlm_pipeline.formatting.template import load_processor
-    from vlm_pipeline.formatting.verification import blocking, verify
-
-    processor = load_processor(task.base_model_path, task.revision, task.image)
-    findings = verify(task, formatted_paths(task, store), processor)
-    write_json(store.path("findings.json"), [finding.as_dict() for finding in findings])
-    stopping = blocking(findings)
-    rows = sum(
-        (read_manifest(store, f"formatted/{name}") or {})["metadata"]["rows"] for name in task.sections.names
-    )
-    sections = sorted({finding.section or "all" for finding in stopping})
-    metadata = {
-        "rows": rows,
-        "findings": len(findings),
-        "blocking": len(stopping),
-        "failing_sections": sections,
-        "failures": {"table": summary(findings)},
-        "first_rows": {"table": [_shown(finding.as_dict()) for finding in stopping[:_SHOWN]]},
-    }
-    if stopping:
-        return Verdict(
-            False, f"{len(stopping)} findings in {', '.join(sections)}. First: {stopping[0]}", metadata
-        )
-    return Verdict(True, f"all {rows} rows are fit to train on", metadata)
-
-
-def _shown(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in ("number", "section", "row_id", "message", "picture", "remedy")}
-
-
-def verification_findings(task: Task, store: TaskStore) -> list[dict[str, Any]]:
-    return read_json(store.path("findings.json"), default=[])

@@ -249,12 +249,7 @@ def _markers(processor: Any, _template: str, arguments_json: str) -> Markers:
         {"role": role, "content": [{"type": "text", "text": mark}] if takes_parts(processor) else mark}
         for role, mark in zip(("user", "assistant") * 2, marks, strict=True)
     ]
-    tools = None
-    try:
-        text = render_text(processor, messages, None, arguments)
-    except RenderError:  # some tool-use templates render nothing without tools
-        tools = [_PROBE_TOOL]
-        text = render_text(processor, messages, tools, arguments)
+    text, tools = render_probe(processor, messages, arguments)
     places = [text.find(mark) for mark in marks]
     if -1 in places or places != sorted(places):
         raise RenderError(
@@ -293,6 +288,16 @@ def _first_control(tokenizer: Any, after_answer: str) -> tuple[str, int]:
         "the model could never learn to stop",
         "use a template whose assistant turns end with the model's end-of-turn token",
     )
+
+
+def render_probe(
+    processor: Any, messages: list[dict[str, Any]], arguments: dict[str, Any] | None = None
+) -> tuple[str, list[dict[str, Any]] | None]:
+    """A probe's text, and the tools it took: some tool-use templates render nothing without tools."""
+    try:
+        return render_text(processor, messages, None, arguments), None
+    except RenderError:
+        return render_text(processor, messages, [_PROBE_TOOL], arguments), [_PROBE_TOOL]
 
 
 def generation_eos_ids(model: str | Path, processor: Any, revision: str | None = None) -> frozenset[int]:

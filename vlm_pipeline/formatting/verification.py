@@ -1,11 +1,14 @@
-"""Proof that formatted rows are fit to train on: every row of the set against every known silent failure."""
+"""Proof that formatted rows are fit to train on: every row of the set against every known silent failure.
+
+Rows are checked one by one (`check_rows`, which can be done section by section), then together (`check_together`).
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from vlm_pipeline.examples.example import Example
 from vlm_pipeline.formatting.checks.evidence import Evidence, Model, gather
 from vlm_pipeline.formatting.checks.labels import check_labels
 from vlm_pipeline.formatting.checks.model import check_model
-from vlm_pipeline.formatting.checks.together import PromptCensus, SplitWatch
+from vlm_pipeline.formatting.checks.together import SplitWatch, check_told, prompts_differ, systems_differ
 from vlm_pipeline.formatting.checks.tokens import (
     check_control_words,
     check_ids,
@@ -28,7 +31,18 @@ from vlm_pipeline.formatting.template import RenderError
 from vlm_pipeline.task import Task
 
 _BATCH_ROWS = 256
-_PICTURES = 5  # rows of each failure that are shown in words
+_PICTURES = 1_000  # rows of each failure that are shown in words
+_KEPT = 10_000  # findings of each failure that are kept in full; the rest are counted
+
+
+@dataclass
+class Checked:
+    """What checking rows one by one leaves: their findings, and what the checks of the whole set need."""
+
+    findings: list[Finding] = field(default_factory=list)
+    systems: dict[str, list[int]] = field(default_factory=dict)  # split: [rows with a system prompt, rows]
+    look_alikes: Counter[str] = field(default_factory=Counter)  # what looks like a control token: rows
+    rows: int = 0
 
 
 def verify(task: Task, rows: Any, processor: Any) -> list[Finding]:
@@ -36,25 +50,57 @@ def verify(task: Task, rows: Any, processor: Any) -> list[Finding]:
 
     rows: path(s) of formatted tables, a pyarrow Table, or an iterable of dicts (`input_ids` and `labels` at
     least: a table made elsewhere is checked as far as its columns go) or of Examples, which are formatted first.
-    Rows are streamed; only what the leakage check compares is kept. Findings that do not block say so.
+    Rows are streamed, memory does not grow with them. Findings that do not block say so; beyond 10,000 of one
+    failure they are counted.
     """
-    table = _table_metadata(rows)
+    tables = tables_of(rows)
     try:
-        model = Model(processor, task.prompt)
+        Model(processor, task.prompt)
     except RenderError as error:
         return [Finding(error.number, error.message, error.remedy)]
-    found = check_model(task, processor, table)
-    census = PromptCensus(task.prompt, table)
     splits = SplitWatch()
-    look_alikes: Counter[str] = Counter()
+    checked = check_rows(task, rows, processor, splits.add)
+    return [
+        *check_model(task, processor, tables),
+        *checked.findings,
+        *check_together(task, tables, [checked], splits),
+    ]
+
+
+def check_rows(
+    task: Task, rows: Any, processor: Any, also: Callable[[dict[str, Any]], None] = lambda row: None
+) -> Checked:
+    """Every row by itself (rows as in `verify`); `also` is called with each row. Raises RenderError without markers."""
+    model = Model(processor, task.prompt)
+    checked = Checked()
     shown: Counter[int] = Counter()
-    for batch in _batches(_dicts(rows, task, processor, found)):
+    for batch in _batches(_dicts(rows, task, processor, checked.findings)):
         for evidence in gather(batch, model):
-            _check_row(evidence, model, census, look_alikes, task.prompt.max_tokens)
-            splits.add(evidence.row)
-            found += _with_pictures(evidence, model, shown)
-    found += census.findings()
-    found += splits.findings()
+            _check_row(evidence, model, checked, task.prompt.max_tokens)
+            also(evidence.row)
+            for finding in _with_pictures(evidence, model, shown):
+                if shown[finding.number] <= _KEPT:
+                    checked.findings.append(finding)
+    checked.findings += [
+        Finding(number, f"and {count - _KEPT:,} more rows of this kind", "see the rows named before")
+        for number, count in shown.items()
+        if count > _KEPT
+    ]
+    return checked
+
+
+def check_together(
+    task: Task, tables: Sequence[dict[str, Any]], checked: Iterable[Checked], splits: SplitWatch
+) -> list[Finding]:
+    """What only shows when all rows are seen. tables: metadata of the formatted tables (`tables_of`)."""
+    systems: dict[str, list[int]] = {}
+    look_alikes: Counter[str] = Counter()
+    for part in checked:
+        look_alikes.update(part.look_alikes)
+        for split, counts in part.systems.items():
+            known = systems.setdefault(split, [0, 0])
+            known[:] = [known[0] + counts[0], known[1] + counts[1]]
+    found = [*prompts_differ(task.prompt, tables), *systems_differ(systems), *splits.findings()]
     for word, count in look_alikes.most_common():
         found.append(
             Finding(
@@ -81,13 +127,7 @@ def verify_batch(
                 "labels": [int(marks[p]) for p in kept],
             }
         )
-    model = Model(processor, task.prompt)
-    census = PromptCensus(task.prompt, {})
-    found = []
-    for evidence in gather(rows, model):
-        _check_row(evidence, model, census, Counter(), task.prompt.max_tokens)
-        found += _with_pictures(evidence, model, Counter())
-    return found
+    return check_rows(task, rows, processor).findings
 
 
 def blocking(findings: Iterable[Finding]) -> list[Finding]:
@@ -95,16 +135,15 @@ def blocking(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.blocking]
 
 
-def _check_row(
-    row: Evidence, model: Model, census: PromptCensus, look_alikes: Counter[str], limit: int
-) -> None:
+def _check_row(row: Evidence, model: Model, checked: Checked, limit: int) -> None:
     check_ids(row, model)
     check_prompt(row, model)
     check_rendering(row, model)
     check_pictures(row, model)
-    check_control_words(row, model, look_alikes)
+    check_control_words(row, model, checked.look_alikes)
     check_labels(row, model)
-    census.add(row)
+    check_told(row, model.prompt, checked.systems)
+    checked.rows += 1
     if len(row.ids) > limit:
         row.add(
             5,
@@ -145,21 +184,24 @@ def _dicts(rows: Any, task: Task, processor: Any, found: list[Finding]) -> Itera
             yield {"id": f"row {number}", **(row if isinstance(row, dict) else vars(row))}
 
 
-def _table_metadata(rows: Any) -> dict[str, Any]:
+def tables_of(rows: Any) -> list[dict[str, Any]]:
+    """What formatted tables say about their making, each different answer once; nothing for rows made elsewhere."""
     import json
 
     if hasattr(rows, "schema"):
         raw = rows.schema.metadata or {}
         found = {key.decode(): value.decode() for key, value in raw.items()}
-        return {
-            key: value if key == "template_hash" else json.loads(value)
-            for key, value in found.items()
-            if key in ("template_hash", "image_settings", "prompt")
-        }
-    first = (
-        rows if isinstance(rows, str | Path) else rows[0] if isinstance(rows, list | tuple) and rows else None
-    )
-    return read_table_metadata(first) if isinstance(first, str | Path) else {}
+        told = [
+            {
+                key: value if key == "template_hash" else json.loads(value)
+                for key, value in found.items()
+                if key in ("template_hash", "image_settings", "prompt")
+            }
+        ]
+    else:
+        paths = rows if isinstance(rows, list | tuple) else [rows]
+        told = [read_table_metadata(path) for path in paths if isinstance(path, str | Path)]
+    return [one for number, one in enumerate(told) if one not in told[:number]]
 
 
 def _batches(items: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

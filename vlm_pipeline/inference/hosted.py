@@ -251,14 +251,19 @@ def _retry_after(error: Any) -> float | None:
 
 
 def patiently(call: Callable[[], _T], *, attempts: int = 10, seed: int = 0) -> _T:
-    """Repeat a call that changes nothing twice (a look-up, a download) while the server is merely busy or broken."""
+    """Repeat a call that changes nothing twice (a look-up, a download) while the server is merely busy or broken.
+
+    Read the answer inside `call`: a page without rows or a line that is no JSON is a reason to ask again.
+    """
     source = random.Random(seed)
     for attempt in range(1, attempts + 1):
         try:
-            return call()
+            return _identified(call())
         except Exception as error:
             verdict = judge_error(error)
-            if verdict.kind not in ("again", "slower") or attempt == attempts:
+            # Fields that every real answer has may be missing: the clients build objects of whatever JSON arrives.
+            again = verdict.kind in ("again", "slower") or isinstance(error, (TypeError, AttributeError))
+            if not again or attempt == attempts:
                 raise
             time.sleep(max(backoff_s(attempt, source), verdict.retry_after_s or 0.0))
     raise AssertionError("unreachable")
@@ -269,19 +274,18 @@ def create_once(
 ) -> _T:
     """Make something on the server that must exist once. Before every attempt, the first included, it is looked for:
     an answer that was lost on the way may have created it."""
-    source = random.Random(seed)
-    for attempt in range(1, attempts + 1):
-        found = patiently(find)
-        if found is not None:
-            return found
-        try:
-            return create()
-        except Exception as error:
-            verdict = judge_error(error)
-            if verdict.kind not in ("again", "slower") or attempt == attempts:
-                raise
-            time.sleep(max(backoff_s(attempt, source), verdict.retry_after_s or 0.0))
-    raise AssertionError("unreachable")
+
+    def find_or_create() -> _T:
+        found = patiently(find, seed=seed + 1)
+        return create() if found is None else found
+
+    return patiently(find_or_create, attempts=attempts, seed=seed)
+
+
+def _identified(answer: _T) -> _T:
+    if getattr(answer, "id", "") is None:
+        raise MalformedAnswer("the answer has no id")
+    return answer
 
 
 class HostedPredictor:

@@ -198,6 +198,7 @@ class HostedSession:
         default = GenerationSettings()
         about = {
             "model": predictor.api.model,
+            "place": _place(predictor.api.client),
             "price": {
                 "input": predictor.price.input,
                 "output": predictor.price.output,

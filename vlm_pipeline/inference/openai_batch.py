@@ -126,8 +126,7 @@ class BatchPredictor(HostedPredictor):
         for file_id in (batch.output_file_id, batch.error_file_id):
             if not file_id:
                 continue
-            for line in patiently(lambda at=file_id: self._client.files.content(at).text).splitlines():
-                entry = json.loads(line)
+            for entry in patiently(lambda at=file_id: self._download(at)):
                 ask = part.get(entry.get("custom_id"), (None,))[0]
                 if ask is not None:
                     rows[entry["custom_id"]] = self._row(ask, entry, latency)
@@ -135,6 +134,11 @@ class BatchPredictor(HostedPredictor):
             self.budget.settle(self._tickets[batch_id], sum(row.cost_usd for row in rows.values()))
         reason = f"batch {batch_id} ended as {batch.status} without an answer to this row"
         return [rows.get(key) or failed(ask, self.name, reason) for key, (ask, _) in part.items()]
+
+    def _download(self, file_id: str) -> list[dict[str, Any]]:
+        return [
+            json.loads(line) for line in self._client.files.content(file_id).text.splitlines() if line.strip()
+        ]
 
     def _row(self, ask: Ask, entry: dict[str, Any], latency: float) -> Prediction:
         from openai.types.chat import ChatCompletion

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from vlm_pipeline.estimates import hosted_epochs
+from vlm_pipeline.estimates import hosted_fine_tune
 from vlm_pipeline.formatting.openai_validator import OPENAI, Limits, validate_jsonl
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
 from vlm_pipeline.inference.hosted import MalformedAnswer, create_once, patiently, redact
@@ -83,13 +83,12 @@ def inspect_file(
 
 def estimate(train: TrainingFile, settings: OpenAIFineTunedPredictor, price: Price) -> dict[str, Any]:
     """Upper bound of what the job costs, with what it was made from."""
-    epochs = settings.n_epochs or hosted_epochs(train.rows)
-    usd = price.of_training(train.tokens, epochs)
+    found = hosted_fine_tune(train.rows, train.tokens, price.of_training(), settings.n_epochs)
     return {
         "rows": train.rows,
         "tokens": train.tokens,
-        "epochs": epochs,
-        "usd": usd,
+        "epochs": found.epochs,
+        "usd": found.cost_usd,
         "prices_as_of": price.as_of,
     }
 
@@ -161,12 +160,15 @@ def submit(
     return info
 
 
-def refresh(info_path: Path, client: Any) -> dict[str, Any]:
-    """Look once how the job is doing and write it down. {} when none was submitted."""
+def refresh(info_path: Path, client: Any, *, attempts: int = 10) -> dict[str, Any]:
+    """Look how the job is doing and write it down. {} when none was submitted.
+
+    A caller that comes again by itself, as a sensor does, asks once: `attempts=1`.
+    """
     with FileLock(f"{info_path}.lock"):
         info = read_json(info_path, default={})
         if info.get("job_id") and info.get("status") not in _ENDED:
-            info = _look(info, client)
+            info = _look(info, client, attempts)
             write_json(info_path, info)
     return info
 
@@ -247,8 +249,8 @@ def checkpoints(client: Any, job_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def _look(info: dict[str, Any], client: Any) -> dict[str, Any]:
-    job = patiently(lambda: client.fine_tuning.jobs.retrieve(info["job_id"]))
+def _look(info: dict[str, Any], client: Any, attempts: int = 10) -> dict[str, Any]:
+    job = patiently(lambda: client.fine_tuning.jobs.retrieve(info["job_id"]), attempts=attempts)
     info = {
         **info,
         "status": job.status,

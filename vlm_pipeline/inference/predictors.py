@@ -29,6 +29,11 @@ _KEYS = {
 _CONNECT_SECONDS = 2.0
 
 
+def adapter_predictor(adapter_id: str) -> TransformersPredictor:
+    """An adapter of the store as a predictor of its own, called by its id."""
+    return TransformersPredictor(name=adapter_id, kind="transformers", adapter=adapter_id)
+
+
 def is_local(predictor: Any) -> bool:
     """Whether the answers come from this machine's own model."""
     return isinstance(predictor, TransformersPredictor)

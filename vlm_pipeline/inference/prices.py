@@ -63,12 +63,13 @@ class Price:
         full = (tokens_in * self.input + tokens_out * self.output) / 1e6
         return full * BATCH_DISCOUNT if batch else full
 
-    def of_training(self, tokens: int, epochs: int) -> float:
+    def of_training(self) -> float:
+        """USD per million trained tokens; `estimates.hosted_fine_tune` makes a price from it."""
         if self.training is None:
             raise PriceError(
                 "this model has no training price: it cannot be fine-tuned, or the price table lacks it"
             )
-        return tokens * epochs * self.training / 1e6
+        return self.training
 
 
 def price_of(model: str, override: Any | None = None, env: Mapping[str, str] | None = None) -> Price:

@@ -22,12 +22,13 @@ def run(request: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], st
 
     Request: `task` (folder), `store` (root), `formatted` (paths), `splits`, `predictors` (names; all by default),
     `adapters` ({predictor name: folder}); optional `store_name`, `output` (folder, default predictions/), `run_id`
-    (all payloads of one run share what the task may spend).
+    (all payloads of one run share what the task may spend), `candidates` (settings of predictors beside the task's).
     Metadata are the counts; for several predictors {name: counts}, with {"status": reason} for what did not run.
     """
     task = load_task(request["task"])
     store = TaskStore(request.get("store_name") or task.name, request["store"])
-    known = {predictor.name: predictor for predictor in task.predictors}
+    extra = [TransformersPredictor.model_validate(one) for one in request.get("candidates") or []]
+    known = {predictor.name: predictor for predictor in [*task.predictors, *extra]}
     names = request.get("predictors") or list(known)
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,14 @@ def make_predictions(
     picked: bool,
     run_id: str,
     log: Callable[[str], None],
+    adapters: TaskStore | None = None,
 ) -> Artifact:
     """`predictions/<name>.parquet`, or a status that says why there is none ("not run: …", "pending: …").
 
-    `run_id` names the ledger that the hosted predictors of one run share. Rows that failed are asked again.
+    `adapters` is the store that holds the trained adapter, where it is not `store`. `run_id` names the ledger that
+    the hosted predictors of one run share. Rows that failed are asked again.
     """
+    adapters = adapters or store
     reason = unavailable(task, store, predictor, picked)
     if reason:
         log(f"{predictor.name} {reason}")
@@ -55,7 +58,7 @@ def make_predictions(
     if isinstance(predictor, TransformersPredictor):
         inputs["base"] = base_identity(task, store)
         if predictor.adapter == "trained":
-            inputs |= require(store, ["adapter"], "Materialize the adapter.")
+            inputs |= require(adapters, ["adapter"], "Materialize the adapter.")
 
     before = read_manifest(store, f"predictions/{predictor.name}")
     if before and before["metadata"].get("failed"):
@@ -65,25 +68,39 @@ def make_predictions(
         from vlm_pipeline.inference.prediction import predictions_version
 
         path = store.path("predictions", f"{predictor.name}.parquet")
+        paths = [*formatted_paths(task, store), *probe_tables(task, store)]
         metadata = run_payload(
-            {
-                "task": str(task.root),
-                "store": str(store.root),
-                "store_name": store.task_name,
-                "formatted": [
-                    str(path) for path in (*formatted_paths(task, store), *probe_tables(task, store))
-                ],
-                "splits": [*EVALUATED, PROBES],
-                "predictors": [predictor.name],
-                "run_id": run_id,
-                "adapters": {predictor.name: adapter_folder(store, predictor)},
-            }
+            payload_request(task, store, predictor, paths, [*EVALUATED, PROBES], run_id, adapters)
         )
         return Artifact(
             predictions_version(path), {**metadata, "conditions": conditions(task, predictor)}, (path,)
         )
 
     return make_once(store, f"predictions/{predictor.name}", inputs, make, log)
+
+
+def payload_request(
+    task: Task,
+    store: TaskStore,
+    predictor: Any,
+    formatted: Sequence[Path],
+    splits: Sequence[str],
+    run_id: str,
+    adapters: TaskStore | None = None,
+) -> dict[str, Any]:
+    """What the prediction payload is asked; a predictor that task.yaml does not name goes along with its settings."""
+    known = any(predictor.name == one.name for one in task.predictors)
+    return {
+        "task": str(task.root),
+        "store": str(store.root),
+        "store_name": store.task_name,
+        "formatted": [str(path) for path in formatted],
+        "splits": list(splits),
+        "predictors": [predictor.name],
+        "run_id": run_id,
+        "adapters": {predictor.name: adapter_folder(adapters or store, predictor)},
+        **({} if known else {"candidates": [predictor.model_dump(mode="json")]}),
+    }
 
 
 def unavailable(task: Task, store: TaskStore, predictor: Any, picked: bool) -> str | None:

@@ -1,15 +1,19 @@
 """Asset checks: plain functions decide, these wrappers say pass or fail. Blocking ones stand before what costs money."""
 
+from collections.abc import Callable
+
 import dagster as dg
 
-from vlm_pipeline.examples.stage import leakage_report, usable_rows
-from vlm_pipeline.formatting.stage import verification_report
+from vlm_pipeline.examples.stage import leakage_report, representation_report, usable_rows
+from vlm_pipeline.formatting.parity_stage import servers
+from vlm_pipeline.formatting.stage import parity_report, served_report, verification_report
 from vlm_pipeline.orchestration.assets.common import key
 from vlm_pipeline.orchestration.recording import to_metadata
 from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.scoring.stage import fairness_report
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import budget_verdict
+from vlm_pipeline.verdict import Verdict
 
 
 def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
@@ -20,8 +24,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="Every section has train, val and test rows; a task with no usable row says why.",
     )
     def has_usable_rows(loop: LoopOptions) -> dg.AssetCheckResult:
-        verdict = usable_rows(loop.task(task), loop.store(task))
-        return _result(verdict)
+        return _result(lambda: usable_rows(loop.task(task), loop.store(task)))
 
     @dg.asset_check(
         asset=key(task, "raw_examples"),
@@ -30,7 +33,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="No group and no identical picture stands on two sides of a split.",
     )
     def no_leakage(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(leakage_report(loop.task(task), loop.store(task)))
+        return _result(lambda: leakage_report(loop.task(task), loop.store(task)))
 
     @dg.asset_check(
         asset=key(task, "formatted_examples"),
@@ -40,7 +43,35 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         "end-of-turn token only, prompts equal in training and evaluation.",
     )
     def verified_format(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(verification_report(loop.task(task), loop.store(task)))
+        return _result(lambda: verification_report(loop.task(task), loop.store(task)))
+
+    @dg.asset_check(
+        asset=key(task, "raw_examples"),
+        name="balanced_rows",
+        description="No answer, refusal, score or section dominates a split.",
+    )
+    def balanced_rows(loop: LoopOptions) -> dg.AssetCheckResult:
+        return _result(
+            lambda: representation_report(loop.task(task), loop.store(task)), dg.AssetCheckSeverity.WARN
+        )
+
+    @dg.asset_check(
+        asset=key(task, "formatted_examples"),
+        name="same_prompts",
+        blocking=True,
+        description="Every compared model is told the same in every asked row: system prompt, worked examples, "
+        "question, pictures and tools.",
+    )
+    def same_prompts(loop: LoopOptions) -> dg.AssetCheckResult:
+        return _result(lambda: parity_report(loop.task(task), loop.store(task)))
+
+    @dg.asset_check(
+        asset=key(task, "comparison"),
+        name="served_alike",
+        description="A server of this task's weights is asked the tokens of training and answers as the weights do here.",
+    )
+    def served_alike(loop: LoopOptions) -> dg.AssetCheckResult:
+        return _result(lambda: served_report(loop.task(task), loop.store(task)))
 
     @dg.asset_check(
         asset=key(task, "plan"),
@@ -49,7 +80,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="The planned training fits into the task's budget.",
     )
     def within_budget(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(budget_verdict(loop.store(task)))
+        return _result(lambda: budget_verdict(loop.store(task)))
 
     @dg.asset_check(
         asset=key(task, "comparison"),
@@ -57,12 +88,22 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="Same rows, same prompts, same engine and picture settings for all compared models.",
     )
     def fair_comparison(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(fairness_report(loop.task(task), loop.store(task)), dg.AssetCheckSeverity.WARN)
+        return _result(lambda: fairness_report(loop.task(task), loop.store(task)), dg.AssetCheckSeverity.WARN)
 
-    return [has_usable_rows, no_leakage, verified_format, within_budget, fair_comparison]
+    checks = [
+        has_usable_rows, no_leakage, balanced_rows, verified_format, same_prompts, within_budget, fair_comparison
+    ]  # fmt: skip
+    return [*checks, served_alike] if servers(task) else checks
 
 
-def _result(verdict, severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR) -> dg.AssetCheckResult:
+def _result(
+    decide: Callable[[], Verdict], severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
+) -> dg.AssetCheckResult:
+    """What cannot be decided yet, because other sections were never made, has not passed; the message says what to do."""
+    try:
+        verdict = decide()
+    except FileNotFoundError as missing:
+        verdict = Verdict(False, str(missing))
     return dg.AssetCheckResult(
         passed=verdict.passed,
         severity=severity,

@@ -7,9 +7,12 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
+    NULL_EVENT_POINTER,
     get_input_data_version_tag,
+    get_input_event_pointer_tag,
 )
 
 # Dagster 1.13 gives all partitions of one run the same data version. Sections need one each, so they are recorded
@@ -69,10 +72,22 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
+# What making an artifact cost; a reused one costs nothing and has saved as much.
+_SPENT = ("asked", "tokens_in", "tokens_out", "cost_usd", "accelerator_seconds")
+
+
 def describe(artifact: Artifact) -> dict[str, Any]:
-    """What was reused or recomputed, and why; numbers so that they plot over time."""
+    """What was reused or recomputed (rows, calls, seconds, money), and why; numbers so that they plot over time."""
+    metadata = dict(artifact.metadata)
+    if isinstance(rows := metadata.get("rows"), int):
+        again = 0 if artifact.reused else metadata.get("asked", rows)
+        metadata |= {"rows_recomputed": again, "rows_reused": rows - again}
+    if artifact.reused:
+        spent = {name: metadata[name] for name in _SPENT if isinstance(metadata.get(name), int | float)}
+        metadata |= {name: type(value)(0) for name, value in spent.items()}
+        metadata |= {f"{name}_saved": value for name, value in spent.items()}
     return {
-        **artifact.metadata,
+        **metadata,
         "reused": artifact.reused,
         "why": artifact.reason,
         "seconds": 0.0 if artifact.reused else round(artifact.seconds, 3),
@@ -97,9 +112,16 @@ def record_sections(
     `inputs` gives per section the data version of each upstream partition that was read, for staleness.
     """
     for section, artifact in artifacts.items():
-        tags = {DATA_VERSION_TAG: artifact.data_version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+        # Without a code version Dagster ignores the inputs' versions and goes by time stamps.
+        tags = {
+            DATA_VERSION_TAG: artifact.data_version,
+            DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+            CODE_VERSION_TAG: "by content",
+        }
         for key, version in (inputs or {}).get(section, {}).items():
+            read = context.instance.get_latest_data_version_record(key, partition_key=section)
             tags[get_input_data_version_tag(key)] = version
+            tags[get_input_event_pointer_tag(key)] = str(read.storage_id) if read else NULL_EVENT_POINTER
         context.log_event(
             dg.AssetMaterialization(
                 context.asset_key, partition=section, metadata=to_metadata(describe(artifact)), tags=tags

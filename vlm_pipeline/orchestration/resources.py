@@ -8,6 +8,7 @@ import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 
 from vlm_pipeline.compute.launch import device_lock_path, payload_command, payload_environment, write_request
+from vlm_pipeline.regeneration.few_shot import with_shots
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
 
@@ -21,14 +22,21 @@ class LoopOptions(dg.ConfigurableResource):
         0  # above 0: a dev run with this many rows per section and split, in a store folder of its own
     )
 
+    full_adapter: bool = False  # with max_examples: evaluate the full run's adapter on these few rows
+
     def task(self, task: Task) -> Task:
-        """The task with this run's limit on rows."""
-        return task.model_copy(update={"max_examples": self.max_examples}) if self.max_examples else task
+        """The task with this run's limit on rows, and with the worked examples that a round has put before them."""
+        told = with_shots(task, self.store(task))
+        return told.model_copy(update={"max_examples": self.max_examples}) if self.max_examples else told
 
     def store(self, task: Task) -> TaskStore:
         """A dev run never touches the artifacts of a full one."""
         limit = self.max_examples or task.max_examples
         return TaskStore(f"{task.name}.dev{limit}" if limit else task.name)
+
+    def adapters(self, task: Task) -> TaskStore:
+        """Where the trained adapter lies: in the run's own store, or for a quick evaluation in the full run's."""
+        return TaskStore(task.name) if self.full_adapter else self.store(task)
 
     def picked(self, name: str) -> bool:
         return not self.predictors or name in self.predictors

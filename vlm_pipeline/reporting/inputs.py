@@ -30,6 +30,7 @@ class ReportInputs:
     adapter       record.json of the compared adapter: loss curve, throughput, hashes
     weak          weak_sections.json
     rounds        history of the self-driving loop, oldest first
+    looks_at_test how often the compared split has been looked at, this time included
     quarantine    quarantined rows: list of {section, file, line, reason}, or counts {section: {reason: n}}
     findings      verification findings: {number, title, message, remedy, row_id, section, blocking}
     plan          plan.json: what the run was expected to cost
@@ -51,6 +52,7 @@ class ReportInputs:
     adapter: Mapping[str, Any] | None = None
     weak: Mapping[str, Any] | None = None
     rounds: Sequence[Mapping[str, Any]] = ()
+    looks_at_test: int = 1
     quarantine: Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()
     findings: Sequence[Mapping[str, Any]] = ()
     plan: Mapping[str, Any] | None = None

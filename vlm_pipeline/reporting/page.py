@@ -55,26 +55,30 @@ def render_page(
     css, js = _asset("style.css"), _asset("report.js")
     candidate = candidate_of(view)
     predictors = shown_predictors(rows, view)
+    sentence, more = tidy(view, VERDICTS[view.decision.verdict][1])
+    lines = [{"metric": m, "cells": [_metric_cell(view, m, p) for p in view.measured]} for m in view.metrics]
+    deciding = view.headline.key.split(".", 1)[0]
     context: dict[str, Any] = {
         "view": view,
         "base": view.predictor(view.baseline),
         "candidate": candidate,
         "verdict_mark": VERDICTS[view.decision.verdict][0],
         "verdict_word": VERDICTS[view.decision.verdict][1],
-        "sentence": tidy(view, VERDICTS[view.decision.verdict][1]),
+        "sentence": sentence,
+        "more": more,
         "tiles": _tiles(view, candidate),
         "wins": _wins(view.decision.difference, view, candidate),
         "stand_ins": [p for p in view.predictors if p.stand_in],
         "absent": [p for p in view.predictors if not p.measured],
-        "metric_lines": [
-            {"metric": m, "cells": [_metric_cell(view, m, p) for p in view.measured]} for m in view.metrics
-        ],
+        "metric_lines": [line for line in lines if line["metric"].key.split(".", 1)[0] == deciding],
+        "other_lines": [line for line in lines if line["metric"].key.split(".", 1)[0] != deciding],
         "figures": defaultdict(
             lambda: None, {figure.name: figure for figure in figures}
         ),  # absent ones are None
         "better": [_card(c, view, candidate, thumbnails) for c in changes[0]],
         "worse": [_card(c, view, candidate, thumbnails) for c in changes[1]],
         "row_count": len(rows),
+        "row_ids": {row.id for row in rows},
         "row_sections": sorted({row.section for row in rows}),
         "row_predictors": predictors,
         "row_failures": sorted({a.failure for row in rows for a in row.answers.values() if a.failure}),
@@ -234,11 +238,7 @@ def _metric_cell(view: Comparison, metric: Metric, predictor: Predictor) -> dict
         "grade": "",
     }
     if estimate.grade:
-        cell["grade"] = estimate.grade + (
-            ""
-            if estimate.demonstrated in (None, estimate.grade)
-            else f", {estimate.demonstrated} demonstrated"
-        )
+        cell["grade"] = _grade(estimate.grade, estimate.demonstrated)
     if paired is not None and is_number(paired.value):
         cell["difference"] = (
             f"Δ {metric.difference(paired.value)} {metric.interval(paired.low, paired.high, signs=True)}".strip()
@@ -249,6 +249,15 @@ def _metric_cell(view: Comparison, metric: Metric, predictor: Predictor) -> dict
         if paired.wins is not None and paired.losses is not None:
             cell["wins"] = f"{paired.wins:,} better, {paired.losses:,} worse"
     return cell
+
+
+def _grade(grade: str, demonstrated: str | None) -> str:
+    """Band of the estimate, and the band that the whole interval reaches where that is less."""
+    if grade == "below":
+        return "below the bar"
+    if demonstrated in (None, grade):
+        return grade
+    return f"{grade}, not shown" if demonstrated == "below" else f"{grade}, {demonstrated} shown"
 
 
 def _card(change: Change, view: Comparison, candidate: Predictor, thumbnails: Thumbnails) -> dict[str, Any]:
@@ -292,8 +301,9 @@ def excerpt(text: str, span: tuple[int, int] | None) -> list[tuple[str, bool]]:
     return [piece for piece in pieces if piece[0]]
 
 
-def tidy(view: Comparison, word: str) -> str:
-    """The decision without the verdict in front (the badge says it), with labels for names, numbers kept unbroken."""
+def tidy(view: Comparison, word: str) -> tuple[str, str]:
+    """The decision's first sentence and what follows it: without the verdict in front (the badge says it), with labels
+    for names, numbers kept unbroken."""
     sentence = view.decision.sentence
     lead, colon, rest = sentence.partition(": ")
     if colon and lead.lower() in (word.lower(), "not demonstrated", "not decided"):
@@ -302,12 +312,20 @@ def tidy(view: Comparison, word: str) -> str:
     if paired is not None:
         labels = {name: view.predictor(name).label for name in (paired.predictor, paired.baseline)}
         names = "|".join(re.escape(name) for name in sorted(labels, key=len, reverse=True))
+        if not re.match(rf"({names})(?![\w-])", sentence):
+            sentence = sentence[:1].upper() + sentence[1:]
         sentence = re.sub(rf"(?<![\w-])({names})(?![\w-])", lambda found: labels[found.group()], sentence)
     sentence = re.sub(
         r"\[[^\[\]]{1,40}\]", lambda interval: interval.group().replace(" ", "\u00a0"), sentence
     )
     sentence = re.sub(r"(?<=\d) (?=%|points|rows|pages)|(?<=p) (?=[<=])|(?<=[<=]) (?=\d)", "\u00a0", sentence)
-    return re.sub(r"(?<![\w-])-(?=\d)", "\u2212", sentence)
+    sentence = re.sub(r"(?<![\w-])-(?=\d)", "\u2212", sentence)
+    first, dot, more = (
+        re.split(r"(\. )(?=[A-Z])", sentence, maxsplit=1)
+        if re.search(r"\. (?=[A-Z])", sentence)
+        else (sentence, "", "")
+    )
+    return first + dot.strip(), more
 
 
 def _no_pictures(thumbnails: Thumbnails) -> str:

@@ -36,7 +36,13 @@ _LABELS = {
     "exact": "Exact answers",
     "correct": "Correct answers",
     "any_number": "Correct, read leniently",
+    "any_wording": "Answer given, in any wording",
     "f1": "Token F1",
+    "token_f1": "Token F1",
+    "anls": "ANLS",
+    "rel_error": "Relative error",
+    "numeric_exact": "Number within tolerance",
+    "unit_correct": "Unit right",
     READABLE: "Readable answers",
 }
 
@@ -85,7 +91,7 @@ def read_comparison(inputs: ReportInputs) -> Comparison:
         sections=_section_order(inputs.task, {section for _, section in by_section}),
         differences=tuple(_differences(pairs)),
         fairness=tuple(_fairness((main or {}).get("fairness"))),
-        notes=tuple(_notes(main, headline)),
+        notes=(*_notes(main, headline), *_looks(inputs.looks_at_test)),
     )
 
 
@@ -281,19 +287,29 @@ def _decision(document: Mapping[str, Any], main: Mapping[str, Any] | None, headl
     return Decision(verdict, sentence, paired.predictor if paired else None, paired)
 
 
+def _looks(count: int) -> Iterable[str]:
+    """A figure that was picked among several looks is likelier to be luck; the reader is told how many there were."""
+    if count > 1:
+        yield (
+            f"The test rows were looked at {count} times, once more with every round of the loop: its best figure "
+            "flatters; the final split, where one is set, is looked at once."
+        )
+
+
 def _notes(main: Mapping[str, Any] | None, headline: Metric) -> Iterable[str]:
     """What the reader should know beside the decision and its sentence does not say."""
     if not main:
         return
+    said = str((main.get("decision") or {}).get("sentence"))
     for test in main.get("lenient") or ():
-        if is_number(test.get("difference")):
+        if headline.percent and "leniently" not in said and is_number(test.get("difference")):
             reading = str(test.get("b_read_as", "leniently")).replace("_", " ")
             yield (
                 f"With {main['b']} read leniently ({reading}) the difference is {headline.difference(test['difference'])} "
                 f"{headline.difference_unit} {headline.interval(test.get('low'), test.get('high'), signs=True)}."
             )
     power = (main.get("headline") or {}).get("power_sentence")
-    if power and power not in str((main.get("decision") or {}).get("sentence")):
+    if power and power not in said:
         yield str(power)
 
 

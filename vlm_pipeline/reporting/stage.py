@@ -8,6 +8,8 @@ from typing import Any
 from vlm_pipeline.examples.stage import quarantine_records
 from vlm_pipeline.formatting.stage import read_formatted, verification_findings
 from vlm_pipeline.manifest import Artifact, code_version, make_once, read_manifest, require
+from vlm_pipeline.regeneration.judging import points
+from vlm_pipeline.regeneration.rounds import history, looks_at_test
 from vlm_pipeline.scoring.stage import READY, predictor_status
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
@@ -33,6 +35,7 @@ def make_report(task: Task, store: TaskStore, log: Callable[[str], None]) -> Art
         "quarantine": content_hash(quarantine_records(task, store)),
         "code": code_version("reporting"),
         "task": task.settings_hash("title", "description", "predictors"),
+        "rounds": content_hash(points(history(store))),
     }
 
     def make() -> Artifact:
@@ -54,22 +57,27 @@ def loss_curve(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def report_inputs(task: Task, store: TaskStore) -> Any:
+    from vlm_pipeline.inference.prediction import read_about
     from vlm_pipeline.reporting.inputs import ReportInputs
 
     ready = [p.name for p in task.predictors if predictor_status(store, p.name) == READY]
     adapter = current_adapter(store)
     metrics = {name: read_json(store.path("metrics", f"{name}.json")) for name in ready}
+    tables = {name: store.path("predictions", f"{name}.parquet") for name in ready}
     return ReportInputs(
         comparison=read_json(store.path("comparison.json")),
         metrics={name: found["splits"]["test"] for name, found in metrics.items()},
         rows=read_formatted(task, store, ["test"], REPORTED_COLUMNS),
-        predictions={name: store.path("predictions", f"{name}.parquet") for name in ready},
+        predictions=tables,
+        places={name: read_about(path).get("place", "") for name, path in tables.items()},
         scores={name: store.path("metrics", f"{name}.parquet") for name in ready},
         title=task.title or task.name,
         task=task.model_dump(mode="json"),
         adapter=read_json(store.path("adapters", adapter, "record.json"), default=None) if adapter else None,
         probes={name: found["probes"] for name, found in metrics.items() if found.get("probes")} or None,
         weak=read_json(store.path("weak_sections.json"), default=None),
+        rounds=points(history(store)),
+        looks_at_test=looks_at_test(history(store)),
         quarantine=quarantine_records(task, store),
         findings=verification_findings(task, store),
         plan=read_json(store.path("plan.json"), default=None),

@@ -29,6 +29,32 @@ def print_summary(store: TaskStore, file: TextIO | None = None) -> int:
     return 0
 
 
+def print_probes(store: TaskStore, file: TextIO | None = None) -> int:
+    """Print how every measured predictor did on the hand-written critical questions. Returns 1 when none was."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    metric = Metric("probes", "Probes", percent=True)
+    table = Table(title="Probes, 95 % intervals", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for name in ("Predictor", "Passed", "Share", "Passes the bar", "Demonstrated", "Failed"):
+        table.add_column(name, overflow="fold")
+    for path in sorted(store.path("metrics").glob("*.json")):
+        probes = read_json(path).get("probes")
+        if probes:
+            share = f"{metric.value(probes['estimate'])} {metric.interval(probes['low'], probes['high'])}"
+            facts = ["yes" if probes[fact] else "no" for fact in ("passes", "demonstrated")]
+            passed = f"{probes['n_passed']} of {probes['n_judged']}"
+            cells = [path.stem, passed, share, *facts, ", ".join(map(str, probes["failed"]))]
+            table.add_row(*(Text(_safe(cell)) for cell in cells))
+    if not table.row_count:
+        print(f"No probes measured yet below {store.base}: run eval first.", file=file or sys.stderr)
+        return 1
+    Console(file=file, highlight=False).print(table)
+    return 0
+
+
 def print_report(document: Mapping[str, Any], *, link: str | None = None, file: TextIO | None = None) -> None:
     """Print the contents of a `report.json`. Names and sentences are text, never terminal markup or escapes."""
     from rich.box import SIMPLE_HEAD

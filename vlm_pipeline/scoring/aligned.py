@@ -100,6 +100,10 @@ class AlignedPair:
         """Share of rows that something could be read from."""
         return compare_proportions(self.a["read"] >= 1, self.b["read"] >= 1, self.a["clusters"], **options)
 
+    def b_where(self, name: str) -> np.ndarray:
+        """Rows where b has a yes under this name ("read": something could be read from its answer)."""
+        return (self.b["read"] if name == "read" else self.b["filled"][name]) >= 1
+
     def largest(self, metric: str, *, best: bool) -> list[dict[str, Any]]:
         """Rows where a improves most on b (or falls back most), largest first, then by id."""
         x, y, usable = self._columns(metric)

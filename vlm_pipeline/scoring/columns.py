@@ -17,7 +17,7 @@ UNBOUNDED = frozenset({"reward", "rel_error", "unsupported_numbers", "n_calls", 
 LOWER_IS_BETTER = frozenset(
     {"hallucination", "over_refusal", "missed_refusal", "rel_error", "unsupported_numbers", "n_malformed"}
 )
-LENIENT = frozenset({"any_number"})  # readings that forgive the format
+LENIENT = frozenset({"any_number", "any_wording"})  # readings that forgive the format
 NEUTRAL = frozenset({"inferred", "refused", "n_calls"})  # described, never ranked or tested
 DESCRIPTIVE = frozenset({"value", "expected"})  # what was read and what was wanted: no figure of merit
 

@@ -26,6 +26,15 @@ from vlm_pipeline.scoring.paired import benjamini_hochberg, holm
 from vlm_pipeline.scoring.power import plan
 from vlm_pipeline.scoring.table import scorer_versions
 
+# Kind of scorer -> the value that says b gave something readable, and how a sentence names those rows.
+_READABLE = {
+    "number": ("read", "only rows where it gives a number"),
+    "choice": ("read", "only rows where it picks one"),
+    "tool_calls": ("valid_json", "only rows where its calls can be parsed"),
+    "sections": ("format_compliance", "only rows where it keeps the sections"),
+}
+_FORMAT = frozenset(value for value, _ in _READABLE.values())  # headlines that are about nothing but format
+
 
 def compare(
     score_rows: Sequence[Mapping[str, Any]],
@@ -158,7 +167,7 @@ def _pair(
         "metrics": tests,
         "headline": tests[headline].get(decisive) if decisive else None,
         "readable": aligned.compare_readable(**options).as_dict(),
-        "lenient": _lenient(aligned, decisive, **options) if decisive else [],
+        "lenient": _lenient(aligned, columns[b, headline].kind, decisive, **options) if decisive else [],
         "sections": _by_section(aligned, decisive, **options) if decisive else {},
         "improvements": aligned.largest(decisive, best=True) if decisive else [],
         "regressions": aligned.largest(decisive, best=False) if decisive else [],
@@ -180,24 +189,28 @@ def _described(aligned: AlignedPair, metric: str, **options: Any) -> dict[str, A
     }
 
 
-def _lenient(aligned: AlignedPair, decisive: str, **options: Any) -> list[dict[str, Any]]:
+def _lenient(aligned: AlignedPair, kind: str, decisive: str, **options: Any) -> list[dict[str, Any]]:
     """a as strictly as ever against b read leniently: what is left of the difference is not format.
 
-    A rating is read leniently to begin with (any way to write the score counts). What is left of format there is
-    whether b gives a score at all, so the lenient comparison keeps the rows where it does.
+    A scorer may have a lenient reading of its own (`LENIENT`). The others read leniently to begin with (any way to
+    write a score, a choice, a call counts); what is left of format there is whether b gives one at all, so the lenient
+    comparison keeps the rows where it does.
     """
-    _, kind = aligned.kind(decisive)
+    name, only = decisive, None
     if "mae" in aligned.metrics and "within_1" in aligned.metrics:
-        readable = aligned.b["read"] >= 1
-        found = aligned.compare("within_1", mask=readable, **options)
-        return [{"b_read_as": "within one point, only rows where it gives a score", **found.as_dict()}]
-    if kind not in ("rate", "share"):
+        name, only = "within_1", ("read", "within one point, only rows where it gives a score")
+    elif aligned.kind(decisive)[1] in ("rate", "share"):
+        own = [one for one in aligned.metrics if one in LENIENT and one != decisive]
+        if own:
+            return [
+                {"b_read_as": one, **aligned.compare(decisive, metric_b=one, **options).as_dict()}
+                for one in own
+            ]
+        only = _READABLE.get(kind) if decisive not in _FORMAT else None
+    if only is None:
         return []
-    return [
-        {"b_read_as": name, **aligned.compare(decisive, metric_b=name, **options).as_dict()}
-        for name in aligned.metrics
-        if name in LENIENT and name != decisive
-    ]
+    found = aligned.compare(name, mask=aligned.b_where(only[0]), **options)
+    return [{"b_read_as": only[1], **found.as_dict()}]
 
 
 def _by_section(aligned: AlignedPair, metric: str, **options: Any) -> dict[str, dict[str, Any]]:

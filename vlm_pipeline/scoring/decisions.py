@@ -18,6 +18,7 @@ _SAYS = {
     "within_1": "within one point",
     "within_2": "within two points",
     "normalised": "exactly (case and spacing aside)",
+    "name_match": "with the right tool",
 }
 
 
@@ -50,8 +51,11 @@ def decide(pair: Mapping[str, Any], *, alpha: float) -> dict[str, Any]:
 
 
 def by_format_alone(pair: Mapping[str, Any], alpha: float) -> bool | None:
-    """Whether the advantage of a goes away once b is read leniently; None where no lenient reading exists."""
-    if not pair["lenient"]:
+    """Whether the advantage of a is no longer demonstrated once b is read leniently.
+
+    None where no lenient reading exists, or where it leaves no row to compare.
+    """
+    if not any(test["n"] for test in pair["lenient"]):
         return None
     return not all(
         test["p_value"] is not None and test["p_value"] < alpha and test["wins"] > test["losses"]
@@ -123,8 +127,7 @@ def _answers_fewer(pair: Mapping[str, Any], improved: bool, alpha: float) -> str
 
 
 def _format_sentence(pair: Mapping[str, Any], improved: bool, alpha: float) -> str:
-    verdict = by_format_alone(pair, alpha) if improved else None
-    if verdict is None:
+    if not improved or not pair["lenient"]:
         return ""
     tests = [one for one in pair["lenient"] if one["difference"] is not None]
     if not tests:
@@ -134,9 +137,11 @@ def _format_sentence(pair: Mapping[str, Any], improved: bool, alpha: float) -> s
         f"{test['difference'] * 100:+.0f} points{_interval(test, 100, '{:.0f}')}, {p_text(test['p_value'])}"
     )
     reading = test["b_read_as"].replace("_", " ")
-    if verdict:
-        return f" By format alone: with {pair['b']} read leniently ({reading}) the difference is {change}."
-    return f" Not by format alone: with {pair['b']} read leniently ({reading}) it is still {change}."
+    read = f"with {pair['b']} read leniently ({reading})"
+    if not by_format_alone(pair, alpha):
+        return f" Not by format alone: {read} it is still {change}."
+    said = "By format alone" if test["difference"] <= 0 else "Perhaps by format alone"
+    return f" {said}: {read} the difference is {change}."
 
 
 def _decision(verdict: Verdict, sentence: str, pair: Mapping[str, Any]) -> dict[str, Any]:

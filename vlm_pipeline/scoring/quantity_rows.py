@@ -12,7 +12,7 @@ from typing import Any
 
 from vlm_pipeline.scoring.base_rows import BaseScorer, unanswered
 from vlm_pipeline.scoring.final_number import extract_final_number
-from vlm_pipeline.scoring.hallucination import unsupported_numbers
+from vlm_pipeline.scoring.hallucination import unsupported_claims
 from vlm_pipeline.scoring.quantities import (
     Quantity,
     compare_quantities,
@@ -73,7 +73,7 @@ class QuantityScorer(BaseScorer[QuantitySettings]):
         gold: tuple[Quantity, ...] = reference.value
         numbers = extract_quantities(cleaned, bare=True)
         any_number = all(any(self._same(q, g, lenient=True) for q in numbers) for g in gold)
-        unsupported = len(unsupported_numbers(cleaned, _as_reference(reference), context))
+        unsupported = len(unsupported_claims(numbers, _as_reference(reference), context))
         candidates = self._candidates(cleaned, numbers, gold)
         first = gold[0]
         if not candidates:

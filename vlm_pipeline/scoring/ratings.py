@@ -356,8 +356,9 @@ def strict_score(text: str, pattern: re.Pattern[str], low: float, high: float) -
 
 
 def strict_pattern(strict_format: str, label: str) -> re.Pattern[str]:
-    """The format with its {label} and {score} as a regular expression over one line."""
+    """The format with its {label}, {score} and {text} as a regular expression over one line."""
     pattern = re.escape(strict_format.replace("{label}", label)).replace(
         re.escape("{score}"), r"(?P<score>-?\d{1,6}(?:\.\d{1,6})?)(?![\d/.,]*\d)"
     )
+    pattern = pattern.replace(re.escape("{text}"), r"[^\n]+")
     return re.compile(rf"(?:^|\n)[ \t]*{pattern}[ \t]*(?=\n|$)")

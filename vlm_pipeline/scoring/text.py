@@ -71,6 +71,31 @@ def token_f1(text: str, gold: str) -> float:
     return 2 * common / (sum(left.values()) + sum(right.values()))
 
 
+def contains_answer(text: str, gold: str) -> bool:
+    """The lenient reading: whether a text gives the gold answer in any wording.
+
+    Every number of the gold occurs in the text, whatever stands around it; a gold without numbers occurs as a phrase,
+    without the label before its last colon ("gear: rotor" is given by "the rotor"). Generous on purpose: it shall
+    find what an answer knows, not how well it puts it.
+    """
+    said, wanted = _tokens(text), _tokens(gold)
+    numbers = {token for token in wanted if _is_number(token)}
+    if numbers:
+        return numbers <= set(said)
+    _, colon, rest = gold.rpartition(":")
+    wanted = (_tokens(rest) if colon else []) or wanted
+    places = range(len(said) - len(wanted) + 1)
+    return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in places)
+
+
+def holds_number(text: str) -> bool:
+    return any(_is_number(token) for token in _tokens(text))
+
+
+def _is_number(token: str) -> bool:
+    return token[-1].isdigit()
+
+
 def anls(text: str, gold: str, threshold: float = 0.5) -> float:
     """Average normalised Levenshtein similarity of one pair (Biten et al. 2019), 0 below the threshold.
 

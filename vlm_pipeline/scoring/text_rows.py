@@ -7,13 +7,24 @@ from vlm_pipeline.scoring.base_rows import BaseScorer, as_text, unanswered
 from vlm_pipeline.scoring.choices import extract_choice
 from vlm_pipeline.scoring.refusals import refusal_kind
 from vlm_pipeline.scoring.relaxed import relaxed_match
-from vlm_pipeline.scoring.results import Extraction, GoldError, Reference, RowScore
-from vlm_pipeline.scoring.text import anls, exact_match, find_keywords, normalised_match, token_f1
+from vlm_pipeline.scoring.results import Extraction, FailureKind, GoldError, Reference, RowScore
+from vlm_pipeline.scoring.text import (
+    anls,
+    contains_answer,
+    exact_match,
+    find_keywords,
+    holds_number,
+    normalised_match,
+    token_f1,
+)
 from vlm_pipeline.settings.scoring import ChoiceSettings, KeywordSettings, RelaxedSettings, TextSettings
 
 
 class TextScorer(BaseScorer[TextSettings]):
-    """Free text against one gold text or the best of several. Values: exact, normalised, token_f1, anls."""
+    """Free text against one gold text or the best of several.
+
+    Values: exact, normalised, token_f1, anls, and any_wording (the lenient reading: see `contains_answer`).
+    """
 
     def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
         raw = self._gold(example_answer, metadata)
@@ -31,21 +42,30 @@ class TextScorer(BaseScorer[TextSettings]):
             "normalised": any(normalised_match(cleaned, gold) for gold in golds),
             "token_f1": max(token_f1(cleaned, gold) for gold in golds),
             "anls": max(anls(cleaned, gold) for gold in golds),
+            "any_wording": any(contains_answer(cleaned, gold) for gold in golds),
         }
         if not cleaned.strip():
             values = dict.fromkeys(values)
-        right = values["normalised"] or (
-            self.settings.primary == "token_f1" and (values["token_f1"] or 0.0) >= 0.5
-        )
-        gold_refuses = any(refusal_kind(gold) != "none" for gold in golds)
-        failure = None
-        if not right:
-            failure = (
-                unanswered(cleaned) if not gold_refuses else ("other" if cleaned.strip() else "no_answer")
-            )
-            if failure == "no_answer" and cleaned.strip():
-                failure = "other"
+        failure = None if self._right(values) else self._failure(cleaned, golds, bool(values["any_wording"]))
         return RowScore(values, self.settings.primary, Extraction(cleaned or None, "whole_text"), failure)
+
+    def _right(self, values: Mapping[str, float | bool | None]) -> bool:
+        primary = self.settings.primary
+        if primary == "token_f1":
+            return bool(values["normalised"]) or (values["token_f1"] or 0.0) >= 0.5
+        return bool(values[primary])
+
+    @staticmethod
+    def _failure(text: str, golds: tuple[str, ...], given: bool) -> FailureKind:
+        """Why a text is wrong: it says the gold answer, but not as asked for, or what it lacks."""
+        if not text.strip():
+            return "no_answer"
+        if given:
+            return "format"
+        if refusal_kind(text) != "none" and all(refusal_kind(gold) == "none" for gold in golds):
+            return "refusal"
+        wanted = any(holds_number(gold) for gold in golds)
+        return ("wrong_number" if holds_number(text) else "no_answer") if wanted else "other"
 
 
 class KeywordScorer(BaseScorer[KeywordSettings]):
@@ -136,7 +156,8 @@ def _choices(options: tuple[Any, ...]) -> Any:
 
 
 class RelaxedScorer(BaseScorer[RelaxedSettings]):
-    """The published ChartQA rule on the bare response (no cleaning: the rule is exact). Value: relaxed_match."""
+    """The published ChartQA rule on the bare response (no cleaning: the rule is exact). Values: relaxed_match, and any_wording
+    (the lenient reading: see `contains_answer`)."""
 
     def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
         raw = self._gold(example_answer, metadata)
@@ -148,6 +169,5 @@ class RelaxedScorer(BaseScorer[RelaxedSettings]):
     ) -> RowScore:
         right = relaxed_match(text, reference.value, self.settings.tolerance)
         failure = None if right else ("other" if text.strip() else "no_answer")
-        return RowScore(
-            {"relaxed_match": right}, "relaxed_match", Extraction(text or None, "whole_text"), failure
-        )
+        values = {"relaxed_match": right, "any_wording": right or contains_answer(text, reference.value)}
+        return RowScore(values, "relaxed_match", Extraction(text or None, "whole_text"), failure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +11,8 @@ from vlm_pipeline.settings.base import Settings
 
 SPLITS = ("train", "val", "test", "final")
 FORMATS = ("conversations_role", "sharegpt", "openai", "safety_score", "alpaca")
+# What Dagster refuses in a partition key; file names are made by vlm_pipeline.store.safe_name.
+_BAD_IN_A_SECTION = re.compile(r"\.\.\.|[\x00-\x1f\x7f]")
 FormatName = Literal["conversations_role", "sharegpt", "openai", "safety_score", "alpaca"]
 
 
@@ -73,6 +76,13 @@ class ImageSettings(Settings):
     max_pixels: int | None = Field(None, gt=0)
 
 
+class DatasetSettings(Settings):
+    """Where the formatted rows are published, as a Hugging Face data set with a card; needs HF_TOKEN."""
+
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")  # owner/name; None: kept in the store only
+    private: bool = True
+
+
 class SectionSettings(Settings):
     """The content types that get weak and are regenerated one by one."""
 
@@ -82,9 +92,18 @@ class SectionSettings(Settings):
     @field_validator("names")
     @classmethod
     def _valid(cls, names: list[str]) -> list[str]:
-        bad = [name for name in names if not name.replace("_", "").replace("-", "").isalnum()]
-        if bad:
-            raise ValueError(f"section names become file names: use letters, digits, - and _, not {bad}")
-        if len(set(names)) != len(names):
-            raise ValueError("a section is named twice")
+        for name in names:
+            bad = _BAD_IN_A_SECTION.search(name)
+            if bad or not name.strip() or name != name.strip() or len(name) > 200:
+                raise ValueError(
+                    f"section {name[:60]!r} cannot be used: names are 1-200 characters without "
+                    f"{'a control character or ...' if bad else 'white space at either end'}"
+                )
+        seen: set[str] = set()
+        for name in names:
+            if name.casefold() in seen:
+                raise ValueError(
+                    f"section {name!r} is named twice (upper and lower case are one file on some systems)"
+                )
+            seen.add(name.casefold())
         return names

@@ -129,6 +129,9 @@ class OpenAICompatiblePredictor(HostedPredictorBase):
     model: str
     base_url: str
     api_key_env: str | None = None  # name of the environment variable that holds the key
+    serves: str | None = (
+        None  # predictor of this task whose weights the server holds: it must be asked and answer alike
+    )
     timeout_s: float = Field(120, gt=0)
 
 

@@ -45,7 +45,8 @@ class ScoreSettings(BaseScorerSettings):
     high: float = 10.0
     strict_format: str = Field(
         "{label}: {score}",
-        description="The format that the task asks for; {score} stands for the number, {label} for any label.",
+        description="The format that the task asks for; {score} stands for the number, {label} for the label, "
+        "{text} for words.",
     )
     label: str = Field("Safety Score", description="The label of the strict format.")
     allow_inferred: bool = Field(True, description="Words such as 'high risk' count, marked as inferred.")

@@ -66,6 +66,15 @@ def check_targets(folder: Path, lora: LoraSettings) -> list[str]:
         return intended_modules(auto_class.from_config(config), lora)
 
 
+def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of every linear layer of the base in `folder`, from its configuration alone."""
+    config = load_config(folder)
+    auto_class = AutoModelForImageTextToText if has_images(config) else AutoModelForCausalLM
+    with init_empty_weights():
+        model = auto_class.from_config(config)
+    return {name: tuple(module.weight.shape) for name, module in model.named_modules() if _is_linear(module)}
+
+
 def _is_linear(module: torch.nn.Module) -> bool:
     # Layers of bitsandbytes derive from nn.Linear; adapted ones carry their base layer inside.
     return isinstance(module, torch.nn.Linear)

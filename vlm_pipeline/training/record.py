@@ -64,8 +64,9 @@ def read_record(folder: Path | str, verify_files: bool = True) -> dict[str, Any]
 
 
 def adapter_version(record: dict[str, Any]) -> str:
-    """Data version of an adapter: its weights, base and prompt, and no time."""
-    weights = {name: digest for name, digest in record["files"].items() if name.endswith(".safetensors")}
+    """Data version of an adapter: its weights and their scale (in its configuration), base and prompt, and no time."""
+    decisive = (".safetensors", "adapter_config.json")
+    weights = {name: digest for name, digest in record["files"].items() if name.endswith(decisive)}
     return content_hash(
         [weights, record["base"]["fingerprint"], record["template_hash"], record["image_settings"]]
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.manifest import Artifact, combined_version, make_once, read_manifest, require
-from vlm_pipeline.store import TaskStore, content_hash, file_hash, write_json
+from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.base_model import base_fingerprint
 from vlm_pipeline.training.request import JobSettings
@@ -118,8 +118,8 @@ def make_adapter(
             raise FileNotFoundError(f"{folder} has no record.json: the training payload did not finish")
         files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
         version = content_hash({file.name: file_hash(file) for file in files if file.name != "record.json"})
-        return Artifact(
-            version, {**metadata, "adapter_id": adapter_id, "folder": {"path": str(folder)}}, files
-        )
+        about = {"adapter_id": adapter_id, "folder": {"path": str(folder)}}
+        drawn = picture(read_json(folder / "record.json"))
+        return Artifact(version, {**metadata, **about, **drawn}, files)
 
     return make_once(store, "adapter", inputs, make, log)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 from vlm_pipeline.examples import detect_format, read_examples
 from vlm_pipeline.examples.containers import dataset_rows
 from vlm_pipeline_tests.examples.rows import chat, picture, read
+from vlm_pipeline_tests.servers.hub import TOKEN, Repository, running_hub
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +76,35 @@ def test_a_dataset_id_that_cannot_be_loaded_is_an_error_that_says_both_readings(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="neither a file or folder here nor a dataset"):
         read_examples("nobody/nothing-of-this-name")
+
+
+READ = """
+import json, sys
+from vlm_pipeline.examples import read_examples
+bad = []
+rows = [[row.id, row.question, row.answer, row.source.split, row.section] for row in read_examples(sys.argv[1], quarantine=bad)]
+print(json.dumps({"rows": rows, "bad": [[record.kind, record.file, record.line] for record in bad]}))
+"""
+
+
+def test_a_dataset_is_read_by_its_id_over_http(tmp_path: Path) -> None:
+    """The real client in a process of its own, against a hub on loopback: two splits, one bad row."""
+    rows = {
+        "train": [{**chat("Torque?", "31 Nm"), "metadata": {"id": "a"}}, {**chat("Gap?", ""), "metadata": {"id": "b"}}],
+        "test": [{**chat("Level?", "2 l"), "metadata": {"id": "c"}}],
+    }  # fmt: skip
+    with running_hub() as hub:
+        files = {
+            f"{split}.jsonl": "".join(json.dumps(row) + "\n" for row in found).encode()
+            for split, found in rows.items()
+        }
+        hub.repositories["dataset/team/torques"] = Repository(True, files, ["rows"])
+        env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        env |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf")}
+        done = subprocess.run(
+            [sys.executable, "-c", READ, "team/torques"], env=env, capture_output=True, text=True, timeout=300, check=False
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["rows"] == [["a", "Torque?", "31 Nm", "train", None], ["c", "Level?", "2 l", "test", None]]
+    assert found["bad"] == [["empty_answer", "team/torques#train", 2]]

@@ -101,11 +101,20 @@ def test_a_failed_write_leaves_the_old_sections_alone(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "raw").iterdir()) == ["one.parquet", "two.parquet"]
 
 
-@pytest.mark.parametrize("section", [None, "../evil", "a/b", ".hidden", ""])
-def test_a_section_that_cannot_name_a_file_is_refused(tmp_path: Path, section: str | None) -> None:
+def test_a_row_without_a_section_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="section"):
-        write_raw([example("a", section=section)], tmp_path / "raw")
+        write_raw([example("a", section=None)], tmp_path / "raw")
     assert list(tmp_path.rglob("*.parquet")) == []
+
+
+@pytest.mark.parametrize(
+    "section", ["AXLE - REAR", "../evil", "a/b", ".hidden", "ABS/ESC: 2.0 l", "Öl & Filter", "变速箱"]
+)
+def test_whatever_a_section_is_called_its_file_stays_in_the_folder(tmp_path: Path, section: str) -> None:
+    written = write_raw([example("a", section=section)], tmp_path / "raw")
+    assert written[section].path.parent == tmp_path / "raw"
+    assert [row.section for row in read_raw(written[section].path)] == [section]
+    assert list(tmp_path.rglob("*.parquet")) == [written[section].path]
 
 
 def test_quarantine_is_kept_as_a_table(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from vlm_pipeline.estimates import hosted_fine_tune, image_tokens
+from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.formatting import format_section, load_processor
 from vlm_pipeline.formatting.openai_jsonl import write_openai_jsonl
 from vlm_pipeline.formatting.openai_validator import AZURE, OPENAI, Limits, validate_jsonl
@@ -108,6 +109,11 @@ def test_sizes_and_counts_beyond_the_limits_are_found(tmp_path: Path) -> None:
     assert rules(tmp_path, [example()], validation=True) == set()  # a validation file may be small
 
 
+def test_a_long_example_is_counted_up_to_where_it_is_cut(tmp_path: Path) -> None:
+    report = validate_jsonl(write(tmp_path, BROKEN["tokens"]))
+    assert report.longest > OPENAI.max_tokens > report.tokens - 12 * 1000 > OPENAI.max_tokens - 12 * 1000
+
+
 def test_a_data_uri_may_not_lie_about_its_format(tmp_path: Path) -> None:
     lines = [example(0, uri("JPEG", media="image/png")), *map(example, range(1, 12))]
     report = validate_jsonl(write(tmp_path, lines))
@@ -115,7 +121,7 @@ def test_a_data_uri_may_not_lie_about_its_format(tmp_path: Path) -> None:
 
 
 def test_duplicates_within_and_across_files_are_reported_but_do_not_block(tmp_path: Path) -> None:
-    known: set[bytes] = set()
+    known = SeenKeys()
     first = validate_jsonl(write(tmp_path, [example(i % 11) for i in range(12)]), known_lines=known)
     second = validate_jsonl(write(tmp_path, [example(3)]), validation=True, known_lines=known)
     for report in (first, second):
@@ -186,6 +192,6 @@ def test_provider_image_rules_match_their_published_examples() -> None:
 
 
 def test_price_of_a_hosted_fine_tune_is_tokens_times_epochs() -> None:
-    estimate = hosted_fine_tune([1000] * 1000, usd_per_million=25.0)
+    estimate = hosted_fine_tune(1000, 1_000_000, usd_per_million=25.0)
     assert (estimate.epochs, estimate.billed_tokens, estimate.cost_usd) == (3, 3_000_000, 75.0)
-    assert hosted_fine_tune([100_000], 25.0, epochs=1).billed_tokens == 65_536
+    assert hosted_fine_tune(10, 500, None, epochs=2).billed_tokens == 1000

@@ -3,7 +3,13 @@
 import dagster as dg
 
 from vlm_pipeline.manifest import Artifact
-from vlm_pipeline.orchestration.recording import markdown_table, record, record_sections, to_metadata
+from vlm_pipeline.orchestration.recording import (
+    describe,
+    markdown_table,
+    record,
+    record_sections,
+    to_metadata,
+)
 
 SECTIONS = dg.StaticPartitionsDefinition(["torque", "fluids"])
 VERSIONS = {"torque": "t1", "fluids": "f1"}
@@ -43,6 +49,11 @@ def test_one_run_records_each_section_once_with_its_own_version_and_only_the_cha
         VERSIONS["torque"] = "t2"
         dg.materialize(assets, selection=[raw], partition_key="torque", instance=instance)
         assert statuses(instance, definitions) == {"torque": "STALE", "fluids": "FRESH"}
+        dg.materialize(assets, selection=[formatted], partition_key="torque", instance=instance)
+        # Recorded anew with the version it had: a newer time stamp alone makes nothing stale.
+        for name in VERSIONS:
+            dg.materialize(assets, selection=[raw], partition_key=name, instance=instance)
+        assert statuses(instance, definitions) == {"torque": "FRESH", "fluids": "FRESH"}
 
 
 def statuses(instance: dg.DagsterInstance, definitions: dg.Definitions) -> dict[str, str]:
@@ -72,3 +83,18 @@ def test_metadata_keeps_its_types_so_that_numbers_plot() -> None:
 def test_row_text_cannot_break_out_of_a_markdown_table() -> None:
     table = markdown_table([{"question": "a | b\n<script>alert(1)</script>", "n": 0.123456}])
     assert table.splitlines()[2] == "| a \\| b &lt;script>alert(1)&lt;/script> | 0.1235 |"
+
+
+def test_what_a_reused_artifact_cost_once_is_saved_and_not_spent_again() -> None:
+    found = {"rows": 40, "asked": 12, "cost_usd": 0.5, "reused": 28}
+    made = describe(Artifact("v", found, seconds=3.0))
+    assert (made["rows_recomputed"], made["rows_reused"], made["cost_usd"]) == (12, 28, 0.5)
+    again = describe(Artifact("v", found, reused=True, seconds=3.0))
+    assert (again["rows_recomputed"], again["rows_reused"]) == (0, 40)
+    assert (again["asked"], again["asked_saved"], again["cost_usd"], again["cost_usd_saved"]) == (
+        0,
+        12,
+        0.0,
+        0.5,
+    )
+    assert (again["seconds"], again["seconds_saved"]) == (0.0, 3.0)

@@ -243,7 +243,7 @@ def make_inputs(
             "sections": [
                 {
                     "section": "diagrams", "finding": "weak", "estimate": 0.38, "low": 0.29, "high": 0.48, "n": 96, "n_unscored": 4,
-                    "failures": [{"kind": "wrong_number", "n": 41, "rows": [rows[4]["id"]]}, {"kind": "no_answer", "n": 18, "rows": [rows[9]["id"]]}],
+                    "failures": [{"kind": "wrong_number", "n": 41, "rows": [rows[4]["id"]]}, {"kind": "no_answer", "n": 18, "rows": [rows[9]["id"], "torque-val-1"]}],
                 },
                 {
                     "section": "fluids", "finding": "undecided", "estimate": 0.58, "low": 0.48, "high": 0.67, "n": 94, "n_unscored": 0,

@@ -179,3 +179,21 @@ def test_predictor_colours_differ_for_colour_blind_people(deficiency: str) -> No
         for second in seen[:i]:
             assert sum((a - b) ** 2 for a, b in zip(first, second, strict=True)) ** 0.5 > 0.1
     assert len(set(MARKERS[:5])) == 5
+
+
+def test_validation_losses_that_two_logs_tell_of_are_one_line_from_left_to_right() -> None:
+    told = [{"step": step, "val_loss": 8.0 / (step + 1)} for step in (0, 10, 40)]
+    figure = training.training_curve(
+        {"loss_curve": [*told, {"step": 40, "loss": 0.1}], "evaluations": told[::-1]}
+    )
+    assert figure is not None
+    assert [row[0] for row in figure.table.rows] == [0, 10, 40]
+    assert "mathdefault" not in figure.svg, "ticks of a logarithmic axis are plain numbers"
+
+
+def test_text_in_the_heat_map_keeps_its_colour_in_the_dark_scheme(view: Comparison) -> None:
+    figure = sections.section_heatmap(view)
+    assert figure is not None
+    root = ElementTree.fromstring(inline_svg(figure.svg, "sections", "x"))
+    cells = [e for e in root.iter() if e.tag.endswith("text") and "%" in "".join(e.itertext())]
+    assert cells and all("f-ink" not in e.get("class", "") for e in cells)

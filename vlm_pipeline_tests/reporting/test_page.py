@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
-from vlm_pipeline.reporting import BuiltReport
-from vlm_pipeline.reporting.page import excerpt
+from vlm_pipeline.reporting import BuiltReport, ReportInputs
+from vlm_pipeline.reporting.page import excerpt, tidy
+from vlm_pipeline.reporting.reading import read_comparison
+from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.reporting.synthetic import HOSTILE
 
 FETCHING = ("src", "href", "action", "data", "poster", "srcset", "xlink:href", "formaction", "background")
@@ -95,3 +99,26 @@ def test_excerpt_marks_what_was_read_and_leaves_out_the_rest() -> None:
     assert [marked for _, marked in pieces] == [False, True, False]
     assert pieces[1][0] == "42" and pieces[0][0].startswith("… ") and pieces[2][0].endswith(" …")
     assert excerpt("plain", None) == [("plain", False)] and excerpt("", None) == []
+
+
+def test_links_to_rows_lead_to_rows_of_the_page(page: str, built: BuiltReport) -> None:
+    ids = set(read_json(built.folder / "report.json")["row_ids"])
+    linked = {
+        unquote(str(a["href"])[5:])
+        for t, a in _tags(page)
+        if t == "a" and str(a.get("href")).startswith("#row=")
+    }
+    assert linked and linked <= ids
+    assert "torque-val-1" in page and "torque-val-1" not in linked, "a validation row is named, not linked"
+
+
+def test_the_decision_is_printed_with_labels_and_without_doubling_the_badge(inputs: ReportInputs) -> None:
+    view = read_comparison(inputs)
+    text = "Better: tuned answers 60 % [46, 73] exactly, base 17 %: +43 points on 60 rows, p < 0.001. Not by format alone: base is read leniently."
+    first, more = tidy(replace(view, decision=replace(view.decision, sentence=text)), "Better")
+    assert (
+        first.replace("\u00a0", " ")
+        == "Tuned adapter answers 60 % [46, 73] exactly, Tiny base 17 %: +43 points on 60 rows, p < 0.001."
+    )
+    assert more == "Not by format alone: Tiny base is read leniently."
+    assert "[46,\u00a073]" in first

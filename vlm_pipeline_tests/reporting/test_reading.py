@@ -82,3 +82,9 @@ def test_a_provider_answered_for_on_this_machine_is_a_stand_in(inputs: ReportInp
         )
         assert view.predictor("hosted").stand_in == label
         assert view.predictor("tuned").stand_in == ""  # the user's own server is what it says
+
+
+def test_repeated_looks_at_the_test_rows_are_told(inputs: ReportInputs) -> None:
+    assert not any("looked at" in note for note in read_comparison(inputs).notes)
+    told = read_comparison(replace(inputs, looks_at_test=4)).notes
+    assert any("looked at 4 times" in note for note in told)

@@ -137,5 +137,9 @@ def test_deepeval_test_run_passes(world):
 
 
 def test_deepeval_test_run_fails(world):
-    found = run(world, "--sections", "gaps", "--each-row", "-k", "gaps-0", program=DEEPEVAL)
-    assert found.returncode == 1 and "1 failed" in found.stdout
+    """One failing row is enough for CI, and every option of the gate gets through DeepEval's own command."""
+    chosen = ("--model", "tuned", "--sections", "gaps", "--each-row", "-k", "gaps-0", "--output", "gate.json")
+    found = run(world, *chosen, program=DEEPEVAL)
+    assert found.returncode == 1 and "1 failed" in found.stdout, found.stdout + found.stderr
+    written = json.loads((world / "gate.json").read_text())
+    assert written["model"] == "tuned" and written["holds"] is False

@@ -53,6 +53,15 @@ def test_score_figures_equal_their_definitions():
         assert found[name]["low"] < found[name]["estimate"] < found[name]["high"], name
 
 
+@pytest.mark.parametrize("scorer", [ExactScorer(), PointScorer()])
+def test_every_figure_says_how_many_rows_it_stands_on(scorer):
+    texts = [f"A: {i % 10}" if i % 3 else "hm" for i in range(60)]
+    figures = measured(texts, scorers=[scorer], page=3)["scorers"][scorer.name]["metrics"]
+    for name, figure in figures.items():
+        assert figure["n"] == 60 and figure["n_scored"] == 40 and figure["n_unscored"] == 20, name
+        assert "estimate" in figure and figure["method"] and {"low", "high"} <= set(figure), name
+
+
 def test_bands_ask_the_interval_too():
     """30 answers one point off: MAE 1.0 is excellent by the estimate; with spread the interval may say only good."""
     texts = [str(i % 10 + (1 if i % 2 else -1) * (i % 3)) for i in range(30)]

@@ -190,6 +190,13 @@ def test_other_scales(text: str, low: float, high: float, value: float) -> None:
     assert extract_score(text, low, high).value == pytest.approx(value)
 
 
+def test_a_strict_format_may_ask_for_words_after_the_score() -> None:
+    pattern = strict_pattern("{label}: {score} - {text}", "Safety Score")
+    assert strict_score("Safety Score: 6 - dusk, with lamp.", pattern, 1, 10).value == 6
+    assert strict_score("Safety Score: 6", pattern, 1, 10).value is None
+    assert strict_score("Safety Score: 6 -\nday", pattern, 1, 10).value is None
+
+
 def test_strict_format_is_strict() -> None:
     pattern = strict_pattern("{label}: {score}", "Safety Score")
     assert strict_score("Safety Score: 6", pattern, 0, 10).value == 6

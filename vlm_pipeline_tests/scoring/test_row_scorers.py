@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,20 @@ def test_text_takes_the_best_of_several_golds() -> None:
         "normalised": True,
         "token_f1": 1.0,
         "anls": pytest.approx(0.5, abs=0.3),
+        "any_wording": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "failure"),
+    [
+        ("gear: 48 Nm", "gear: 48 Nm", None), ("gear: 48 Nm", "Gear:  48 Nm", "format"), ("gear: 48 Nm", "It is 48.", "format"),
+        ("gear: 48 Nm", "gear: 47 Nm", "wrong_number"), ("gear: 48 Nm", "a gear", "no_answer"), ("gear: 48 Nm", "", "no_answer"),
+        ("gear: 48 Nm", "I'm sorry, but I can't help with that.", "refusal"), ("gear: rotor", "gear: pump", "other"), ("gear: rotor", "the rotor", "format"),
+    ],
+)  # fmt: skip
+def test_a_wrong_text_says_what_is_wrong(gold: str, text: str, failure: str | None) -> None:
+    assert _score(TextSettings(primary="exact"), gold, text).failure == failure
 
 
 def test_choice() -> None:
@@ -286,6 +300,14 @@ def test_version_follows_the_code_it_uses(settings, monkeypatch) -> None:
         row_scorers, "_source", lambda name: source(name) + ("\n# changed" if name == module else "")
     )
     assert scorer_version(settings) != before
+
+
+def test_no_scorer_reads_the_environment() -> None:
+    """VLMEvalKit's option matching changed its verdict with a logging variable."""
+    used = {module for family, _ in row_scorers._FAMILIES.values() for module in modules_used(family)}
+    sources = {module: (Path(row_scorers.__file__).parent / f"{module}.py").read_text() for module in used}
+    assert len(used) > 15
+    assert not [name for name, source in sources.items() if re.search(r"environ|getenv|logging", source)]
 
 
 def test_version_follows_indirect_modules_and_settings_but_no_others() -> None:

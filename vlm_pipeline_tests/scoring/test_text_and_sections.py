@@ -4,7 +4,15 @@ import pytest
 
 from vlm_pipeline.scoring.relaxed import relaxed_match
 from vlm_pipeline.scoring.sections import consistency, grounding, parse_sections
-from vlm_pipeline.scoring.text import anls, exact_match, find_keywords, normalise, normalised_match, token_f1
+from vlm_pipeline.scoring.text import (
+    anls,
+    contains_answer,
+    exact_match,
+    find_keywords,
+    normalise,
+    normalised_match,
+    token_f1,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +50,20 @@ def test_blanks_do_not_raise_anls() -> None:
     """Two kits gave gold "abc" and answer "xyz" + 100 blanks 0.97."""
     assert anls("xyz" + " " * 100, "abc") == 0.0
     assert anls("abd", "abc") == pytest.approx(2 / 3) and anls("ABC ", "abc") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "given"),
+    [
+        ("It is 48.", "gear: 48 Nm", True), ("48Nm", "gear: 48 Nm", True), ("It is 148.", "gear: 48 Nm", False), ("4.8 Nm", "gear: 48 Nm", False), ("gear Nm", "gear: 48 Nm", False),
+        ("from 0.35 to 0.45 mm", "ring: 0.35-0.45 mm", True), ("0.35 mm", "ring: 0.35-0.45 mm", False), ("48, or four more: 4", "gear: 48 ±4 Nm", True),
+        ("first 62, then 73", "step 5: 62 deg, step 6: 73 deg", False), ("5) 62 deg 6) 73 deg", "step 5: 62 deg, step 6: 73 deg", True),
+        ("That must be the Rotor.", "gear: rotor", True), ("rotors", "gear: rotor", False), ("gear", "gear: rotor", False), ("strainer", "hourglass, then star: strainer", True),
+        ("in the rain forest", "a rain forest", True), ("forest rain", "rain forest", False), ("", "rotor", False), ("", "5", False), ("anything", "?!", False), ("x: y", "note:", False), ("note", "note:", True),
+    ],
+)  # fmt: skip
+def test_the_lenient_reading_finds_the_answer_in_any_wording(text: str, gold: str, given: bool) -> None:
+    assert contains_answer(text, gold) is given
 
 
 @pytest.mark.parametrize(

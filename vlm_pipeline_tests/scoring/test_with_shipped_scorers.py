@@ -12,7 +12,9 @@ from vlm_pipeline.scoring.metrics import compute_metrics
 from vlm_pipeline.scoring.row_scorers import build_scorer
 from vlm_pipeline.scoring.table import score_table
 from vlm_pipeline.settings.scoring import (
+    ChoiceSettings,
     KeywordSettings,
+    NumberSettings,
     QuantitySettings,
     ScoreSettings,
     SectionsSettings,
@@ -136,3 +138,63 @@ def test_a_rating_is_not_won_by_format_alone():
     found = compare(scores, table, base="base", conditions=dict.fromkeys(("base", "tuned"), conditions()))
     assert found["headline"]["metric"] == "mae" and found["decision"]["verdict"] == "better"
     assert found["pairs"][0]["lenient"][0]["n"] == 40 and found["decision"]["by_format_alone"] is False
+
+
+def decided(settings, gold, base, tuned, metadata=None):
+    table_rows = rows(gold, metadata)
+    table = predictions(table_rows, "base", base) + predictions(table_rows, "tuned", tuned)
+    scores = score_table([build_scorer(settings)], table_rows, table)
+    found = compare(scores, table, base="base", conditions=dict.fromkeys(("base", "tuned"), conditions()))
+    assert found["decision"]["verdict"] == "better"
+    return found["decision"], found["pairs"][0]["lenient"]
+
+
+def manual_answers():
+    return [f"gear: {20 + i} Nm" if i % 3 else "gear: rotor" for i in range(60)]
+
+
+def test_exact_texts_are_not_won_by_format_alone():
+    """The base knows a third of the numbers, never in the format: the rest is knowledge, and the sentence says so."""
+    base = [f"It should be {20 + i}." if i % 3 == 1 else "I cannot tell" for i in range(60)]
+    decision, [lenient] = decided(TextSettings(primary="exact"), manual_answers(), base, manual_answers())
+    assert lenient["b"] == pytest.approx(1 / 3) and decision["by_format_alone"] is False
+    assert (
+        "Not by format alone: with base read leniently (any wording) it is still +67 points"
+        in (decision["sentence"])
+    )
+
+
+def test_exact_texts_that_the_base_knows_are_format():
+    base = [f"It should be {20 + i}." if i % 3 else "That is the rotor!" for i in range(60)]
+    decision, _ = decided(TextSettings(primary="exact"), manual_answers(), base, manual_answers())
+    assert decision["by_format_alone"] is True
+    assert (
+        "By format alone: with base read leniently (any wording) the difference is +0"
+        in (decision["sentence"])
+    )
+
+
+def test_a_lead_that_may_be_format_is_not_called_knowledge():
+    """Read leniently the base misses three rows of 60: a lead that is too small to be shown."""
+    base = [f"It should be {20 + i}." if i % 3 else "That is the rotor!" for i in range(57)] + ["no"] * 3
+    decision, _ = decided(TextSettings(primary="exact"), manual_answers(), base, manual_answers())
+    assert decision["by_format_alone"] is True and "Perhaps by format alone" in decision["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "gold", "known", "unknown", "unreadable"),
+    [
+        (NumberSettings(), "18", "The answer is 18.", "The answer is 17.", "hm"),
+        (ChoiceSettings(choices=["red", "blue"]), "blue", "It is blue.", "It is red.", "Nice."),
+        (ToolCallSettings(), CALL, CALL, CALL.replace("3", "4"), "<tool_call>{</tool_call>"),
+    ],
+    ids=["number", "choice", "tool calls"],
+)  # fmt: skip
+def test_answers_that_cannot_be_read_are_told_from_wrong_ones(settings, gold, known, unknown, unreadable):
+    golds = [gold] * 60
+    decision, [lenient] = decided(settings, golds, [known, unreadable] * 30, [known] * 60)
+    assert lenient["n"] == 30 and lenient["difference"] == 0 and "By format alone" in decision["sentence"]
+    decision, [lenient] = decided(settings, golds, [unknown, unreadable] * 30, [known] * 60)
+    assert lenient["n"] == 30 and decision["by_format_alone"] is False
+    decision, _ = decided(settings, golds, [unreadable] * 60, [known] * 60)
+    assert decision["by_format_alone"] is None and "cannot be told apart" in decision["sentence"]

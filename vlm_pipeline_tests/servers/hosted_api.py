@@ -84,6 +84,9 @@ class StandIn:
     job_s: float = 0.2  # a fine-tuning job takes this long
     batch_s: float = 0.1
     refuse_temperature: bool = False  # as reasoning models do
+    tokenize: Callable[[dict[str, Any]], list[int]] | None = (
+        None  # a chat's prompt tokens, as vLLM tells them
+    )
 
     requests: Counter[str] = field(default_factory=Counter)
     injected: Counter[str] = field(default_factory=Counter)
@@ -298,6 +301,13 @@ def build_app(stand_in: StandIn) -> FastAPI:
     @router.get("/batches/{batch_id}")
     async def get_batch(batch_id: str) -> Any:
         return _batch_view(stand_in, stand_in.batches[batch_id])
+
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Any:
+        if stand_in.tokenize is None:
+            return _error(404, "Not Found", "not_found")
+        tokens = stand_in.tokenize(await request.json())
+        return {"count": len(tokens), "max_model_len": 4096, "tokens": tokens}
 
     @app.get("/stand-in/stats")
     async def stats() -> Any:

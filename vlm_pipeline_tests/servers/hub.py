@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -39,6 +41,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     refuse: int | None = None  # status code of every write
+    downloads: list[str] = field(default_factory=list)  # files that were asked for
 
     def application(self) -> FastAPI:
         app = FastAPI()
@@ -74,7 +77,9 @@ class Hub:
             repository = self.repositories.get(f"{kind}/{owner}/{name}")
             if repository is None:
                 return _error(404, "Repository not found", "RepoNotFound")
-            siblings = [{"rfilename": path} for path in sorted(repository.files)]
+            siblings = [
+                {"rfilename": path, "size": len(data)} for path, data in sorted(repository.files.items())
+            ]
             found = {
                 "id": f"{owner}/{name}",
                 "private": repository.private,
@@ -82,6 +87,42 @@ class Hub:
                 "siblings": siblings,
             }
             return JSONResponse({**found, "tags": [], "downloads": 0, "likes": 0})
+
+        @app.api_route("/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+        async def resolve(request: Request, owner: str, name: str, revision: str, path: str) -> Response:
+            repository = self.repositories.get(f"model/{owner}/{name}")
+            data = repository.files.get(path) if repository else None
+            if repository is None or data is None:
+                return _error(404, "Entry not found", "EntryNotFound")
+            self.downloads.append(path)
+            headers = {"X-Repo-Commit": repository.sha, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+            return Response(data, headers=headers, media_type="application/octet-stream")
+
+        @app.get("/api/datasets/{owner}/{name}/tree/{revision}")
+        @app.get("/api/datasets/{owner}/{name}/tree/{revision}/{folder:path}")
+        async def tree(owner: str, name: str, revision: str, folder: str = "") -> Response:
+            repository = self.repositories[f"dataset/{owner}/{name}"]
+            return JSONResponse([_entry(path, data) for path, data in sorted(repository.files.items()) if path.startswith(folder)])  # fmt: skip
+
+        @app.post("/api/datasets/{owner}/{name}/paths-info/{revision}")
+        async def paths_info(request: Request, owner: str, name: str, revision: str) -> Response:
+            files = self.repositories[f"dataset/{owner}/{name}"].files
+            asked = parse_qs((await request.body()).decode()).get("paths", [])
+            return JSONResponse([_entry(path, files[path]) for path in asked if path in files])
+
+        @app.api_route("/datasets/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+        async def resolve_data(request: Request, owner: str, name: str, revision: str, path: str) -> Response:
+            repository = self.repositories[f"dataset/{owner}/{name}"]
+            data = repository.files.get(path)
+            if data is None:
+                return _error(404, "Entry not found", "EntryNotFound")
+            headers = {"X-Repo-Commit": repository.sha, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}  # fmt: skip
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+            if wanted is None:
+                return Response(data, headers=headers, media_type="application/octet-stream")
+            first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            return Response(data[first : last + 1], 206, headers, "application/octet-stream")
 
         @app.post("/api/{kind}s/{owner}/{name}/preupload/{revision}")
         async def preupload(request: Request, kind: str, owner: str, name: str, revision: str) -> Response:
@@ -138,6 +179,10 @@ class Hub:
     def _page(self, key: str) -> str:
         kind, _, name = key.partition("/")
         return f"{self.url}/datasets/{name}" if kind == "dataset" else f"{self.url}/{name}"
+
+
+def _entry(path: str, data: bytes) -> dict[str, Any]:
+    return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
 
 
 def _error(status: int, message: str, code: str) -> JSONResponse:

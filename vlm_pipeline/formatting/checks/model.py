@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from vlm_pipeline.formatting.template import (
     image_settings_differences,
     load_processor,
     markers,
-    render_text,
+    render_probe,
     takes_parts,
     template_hash,
     template_of,
@@ -27,8 +28,8 @@ from vlm_pipeline.settings.data import ImageSettings
 from vlm_pipeline.task import Task
 
 
-def check_model(task: Task, processor: Any, table: dict[str, Any]) -> list[Finding]:
-    """table: what the formatted table says about its making (template_hash, image_settings); may be empty."""
+def check_model(task: Task, processor: Any, tables: Sequence[dict[str, Any]] = ()) -> list[Finding]:
+    """tables: what formatted tables say about their making (template_hash, image_settings)."""
     found = [
         *_same_templates(processor),
         *_vocabulary(processor),
@@ -49,8 +50,8 @@ def check_model(task: Task, processor: Any, table: dict[str, Any]) -> list[Findi
             )
         )
     if own is not None:
-        found += _own_template(own, processor, table)
-        found += _pixel_budget(own, processor, table)
+        found += _own_template(own, processor, tables)
+        found += _pixel_budget(own, processor, tables)
     found += _stops(task, processor)
     return found
 
@@ -65,22 +66,22 @@ def _file_times(model: str) -> tuple[int, ...]:
     return tuple(file.stat().st_mtime_ns for file in sorted(folder.iterdir())) if folder.is_dir() else ()
 
 
-def _own_template(own: Any, processor: Any, table: dict[str, Any]) -> list[Finding]:
+def _own_template(own: Any, processor: Any, tables: Sequence[dict[str, Any]]) -> list[Finding]:
     remedy = "format the rows with load_processor(base_model) and leave its chat template alone"
     found = []
     if template_hash(own) != template_hash(processor):
         found.append(
             Finding(13, "the processor's chat template is not the one in the model's folder", remedy)
         )
-    made_with = table.get("template_hash")
-    if made_with is not None and made_with != template_hash(own):
-        found.append(
-            Finding(
-                13,
-                f"the rows were made with template {made_with}, the model has {template_hash(own)}",
-                remedy,
+    for made_with in sorted({table["template_hash"] for table in tables if table.get("template_hash")}):
+        if made_with != template_hash(own):
+            found.append(
+                Finding(
+                    13,
+                    f"the rows were made with template {made_with}, the model has {template_hash(own)}",
+                    remedy,
+                )
             )
-        )
     return found
 
 
@@ -107,9 +108,9 @@ def _vocabulary(processor: Any) -> list[Finding]:
         {"role": role, "content": [{"type": "text", "text": word}] if parts else word} for role, word in words
     ]
     try:
-        text = render_text(processor, probe)
+        text, _ = render_probe(processor, probe)
     except RenderError:
-        text = render_text(processor, probe[1:])
+        text, _ = render_probe(processor, probe[1:])
     known = control_tokens(tokenizer)
     found = []
     for word in sorted({match.group() for match in CONTROL_LIKE.finditer(text)}):
@@ -143,7 +144,7 @@ def _stops(task: Task, processor: Any) -> list[Finding]:
     ]
 
 
-def _pixel_budget(own: Any, processor: Any, table: dict[str, Any]) -> list[Finding]:
+def _pixel_budget(own: Any, processor: Any, tables: Sequence[dict[str, Any]]) -> list[Finding]:
     remedy = "format the rows again; set the pixel budget once, in task.yaml under image"
     now = image_settings(own)
     found = []
@@ -152,12 +153,15 @@ def _pixel_budget(own: Any, processor: Any, table: dict[str, Any]) -> list[Findi
         found.append(
             Finding(20, f"the processor is not set as the task says: {'; '.join(differences)}", remedy)
         )
-    if "image_settings" in table:
-        differences = image_settings_differences(table["image_settings"], now)
-        if differences:
-            found.append(
-                Finding(20, f"the rows were made with other image settings: {'; '.join(differences)}", remedy)
-            )
+    told = {
+        "; ".join(image_settings_differences(table["image_settings"], now))
+        for table in tables
+        if "image_settings" in table
+    }
+    found += [
+        Finding(20, f"the rows were made with other image settings: {differences}", remedy)
+        for differences in sorted(filter(None, told))
+    ]
     return found
 
 
@@ -172,7 +176,7 @@ def _two_dates(processor: Any, arguments: dict[str, Any]) -> list[Finding]:
         {"role": role, "content": [{"type": "text", "text": word}] if parts else word} for role, word in words
     ]
     texts = {
-        render_text(processor, probe, None, {**arguments, "strftime_now": day.strftime})
+        render_probe(processor, probe, {**arguments, "strftime_now": day.strftime})[0]
         for day in (datetime.datetime(2024, 7, 26), datetime.datetime(2031, 1, 2))
     }
     if len(texts) == 1:

@@ -3,66 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vlm_pipeline.examples.example import Example, ImageRef, text_of
-from vlm_pipeline.examples.leakage import find_leakage
+from vlm_pipeline.examples.leakage import LeakSearch
 from vlm_pipeline.formatting.checks.evidence import Evidence
 from vlm_pipeline.formatting.findings import Finding
 from vlm_pipeline.settings.data import PromptSettings
 
+COLUMNS = ("id", "section", "group", "split", "question", "answer", "images", "image_sha256", "metadata")
 
-class PromptCensus:
-    """30: every row is told what the task tells the compared models, in every split alike."""
 
-    def __init__(self, prompt: PromptSettings, table: dict[str, Any]) -> None:
-        self._prompt = prompt
-        self._system: dict[str, Counter[bool]] = {}
-        self.found: list[Finding] = []
+def check_told(row: Evidence, prompt: PromptSettings, systems: dict[str, list[int]]) -> None:
+    """30: the row is told what the task tells the compared models.
+
+    systems: counts by split, [rows that begin with a system prompt, rows]; see `systems_differ`.
+    """
+    messages = row.messages
+    if messages is None:
+        return
+    lacking = _lacking(messages, prompt)
+    if lacking:
+        row.add(30, f"the row lacks {lacking}, which compared models are given", "format the rows again")
+    counts = systems.setdefault(str(row.row.get("split")), [0, 0])
+    counts[0] += messages[0]["role"] == "system"
+    counts[1] += 1
+
+
+def prompts_differ(prompt: PromptSettings, tables: Iterable[dict[str, Any]]) -> Iterator[Finding]:
+    """30: tables that say they were made with another prompt than the task's. tables: their metadata."""
+    now = json.loads(prompt.model_dump_json())
+    for table in tables:
         made_with = table.get("prompt")
-        now = json.loads(prompt.model_dump_json())
         if made_with is not None and made_with != now:
             names = sorted(key for key in now if made_with.get(key) != now[key])
-            self.found.append(
-                Finding(
-                    30,
-                    f"the rows were made with another prompt: {', '.join(names)} differ",
-                    "format the rows again",
-                )
+            yield Finding(
+                30,
+                f"the rows were made with another prompt: {', '.join(names)} differ",
+                "format the rows again",
             )
 
-    def add(self, row: Evidence) -> None:
-        messages = row.messages
-        if messages is None:
-            return
-        lacking = _lacking(messages, self._prompt)
-        if lacking:
-            row.add(30, f"the row lacks {lacking}, which compared models are given", "format the rows again")
-        split = str(row.row.get("split"))
-        self._system.setdefault(split, Counter())[messages[0]["role"] == "system"] += 1
 
-    def findings(self) -> list[Finding]:
-        """Splits that differ: trained without a system prompt, asked with one (or the reverse)."""
-        kinds = {split: set(counts) for split, counts in self._system.items()}
-        if len({frozenset(kind) for kind in kinds.values()}) > 1 and any(
-            len(kind) == 1 for kind in kinds.values()
-        ):
-            shown = ", ".join(
-                f"{split}: {counts[True]} of {sum(counts.values())} rows have one"
-                for split, counts in sorted(self._system.items())
-            )
-            whole = {next(iter(kind)) for kind in kinds.values() if len(kind) == 1}
-            self.found.append(
-                Finding(
-                    30,
-                    f"splits differ in their system prompt ({shown})",
-                    "set prompt.system in task.yaml, which gives all rows the same",
-                    blocking=len(whole) == 2,
-                )
-            )
-        return self.found
+def systems_differ(systems: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
+    """30: splits that differ: trained without a system prompt, asked with one (or the reverse)."""
+    kinds = {
+        split: {kind for kind, count in ((True, told), (False, rows - told)) if count}
+        for split, (told, rows) in systems.items()
+    }
+    whole = {next(iter(kind)) for kind in kinds.values() if len(kind) == 1}
+    if len({frozenset(kind) for kind in kinds.values()}) > 1 and whole:
+        shown = ", ".join(
+            f"{split}: {told} of {rows} rows have one" for split, (told, rows) in sorted(systems.items())
+        )
+        yield Finding(
+            30,
+            f"splits differ in their system prompt ({shown})",
+            "set prompt.system in task.yaml, which gives all rows the same",
+            blocking=len(whole) == 2,
+        )
 
 
 def _lacking(messages: list[dict[str, Any]], prompt: PromptSettings) -> str:
@@ -84,18 +83,19 @@ class SplitWatch:
     """31: nothing stands on two sides of a split; the search itself belongs to vlm_pipeline.examples."""
 
     def __init__(self) -> None:
-        self._rows: list[Example] = []
-        self._unsplit = 0
+        self._search = LeakSearch(near=False)
 
     def add(self, row: dict[str, Any]) -> None:
-        if row.get("group") is None or row.get("split") is None or not row.get("messages"):
-            self._unsplit += 1
+        """row: formatted columns (COLUMNS); rows without group, split and content cannot be placed."""
+        content = row.get("question") is not None or row.get("messages")
+        if row.get("group") is None or row.get("split") is None or not content:
             return
-        paths, hashes = row.get("images") or [], row.get("image_sha256") or []
-        self._rows.append(
+        paths = row.get("images") or []
+        hashes = row.get("image_sha256") or []
+        self._search.add(
             Example(
                 id=str(row["id"]),
-                messages=tuple(m for m in json.loads(row["messages"]) if m["role"] in ("user", "assistant")),
+                messages=_dialogue(row),
                 images=tuple(ImageRef(p, None, h, 0, 0, "") for p, h in zip(paths, hashes, strict=False)),
                 metadata=json.loads(row.get("metadata") or "{}"),
                 section=row.get("section"),
@@ -105,10 +105,16 @@ class SplitWatch:
         )
 
     def findings(self) -> Iterator[Finding]:
-        for leak in find_leakage(self._examples(), near=False):
+        for leak in self._search.find():
             yield Finding(
                 31, f"{leak.reason} (rows {', '.join(leak.rows[:4])})", leak.remedy, blocking=leak.blocking
             )
 
-    def _examples(self) -> Iterable[Example]:
-        return self._rows
+
+def _dialogue(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    if row.get("question") is not None:
+        return (
+            {"role": "user", "content": row["question"]},
+            {"role": "assistant", "content": row.get("answer") or ""},
+        )
+    return tuple(m for m in json.loads(row["messages"]) if m["role"] in ("user", "assistant"))

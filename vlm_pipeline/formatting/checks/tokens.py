@@ -14,19 +14,9 @@ from vlm_pipeline.formatting.conversation import Conversation, all_texts, templa
 from vlm_pipeline.formatting.pictures import picture_counter
 from vlm_pipeline.formatting.template import CONTROL_LIKE, RenderError, control_pattern, render_text
 
-_ROLE_WORDS = (
-    "system",
-    "user",
-    "assistant",
-    "human",
-    "bot",
-    "tool",
-    "end",
-    "im_start",
-    "im_end",
-    "eot_id",
-    "INST",
-)
+_SPEAKERS = frozenset(("system", "user", "assistant", "human", "bot", "tool", "im_start", "inst"))
+_ENDS = frozenset(("im_end", "eot_id"))  # of other models' turns
+_END = "end"  # of some models' turns, and of tagged sections of an answer: tells nothing without a speaker
 
 
 def check_ids(row: Evidence, model: Model) -> None:
@@ -235,27 +225,27 @@ def _check_parts(row: Evidence, model: Model) -> None:
 
 def check_control_words(row: Evidence, model: Model, plain: Counter[str]) -> None:
     """15: control tokens of the rendering are in the vocabulary. plain: counts look-alikes that rows use as text."""
-    data = None
-    for word in {match.group() for match in CONTROL_LIKE.finditer(row.text)} - model.controls.keys():
-        if data is None:
-            data = (
-                "\n".join(text for _, text in all_texts(Conversation(row.messages, [], row.tools)))
-                if row.messages
-                else ""
-            )
+    words = {match.group() for match in CONTROL_LIKE.finditer(row.text)} - model.controls.keys()
+    if not words:
+        return
+    texts = all_texts(Conversation(row.messages, [], row.tools)) if row.messages else []
+    data = "\n".join(text for _, text in texts)
+    names = {word: word.strip("<|>｜[]/").lower() for word in words}
+    by_hand = any(names[word] in _SPEAKERS for word in words if word in data)
+    for word in sorted(words):
+        name = names[word]
         ids = model.encode([word])[0].ids
-        name = word.strip("<|>｜[]/")
-        if word in data and name.lower() not in map(str.lower, _ROLE_WORDS):
-            plain[word] += 1
-        elif word in data:
+        if word not in data:
+            row.add(
+                15,
+                f"the rendering holds {word}, which is no token of this model ({len(ids)} tokens)",
+                "use the model's own chat template, or add the token to the vocabulary and train its embedding",
+            )
+        elif name in _SPEAKERS | _ENDS or (name == _END and by_hand):
             row.add(
                 15,
                 f"the row's text holds the role marker {word}, which is no token of this model ({len(ids)} tokens)",
                 "give turns as messages with roles; do not write another model's markers into the text",
             )
         else:
-            row.add(
-                15,
-                f"the rendering holds {word}, which is no token of this model ({len(ids)} tokens)",
-                "use the model's own chat template, or add the token to the vocabulary and train its embedding",
-            )
+            plain[word] += 1

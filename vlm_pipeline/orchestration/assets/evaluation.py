@@ -51,7 +51,7 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=key(task, "report"),
-        deps=[comparison, weak_sections, key(task, "quarantine")],
+        deps=[comparison, weak_sections, key(task, "quarantine"), key(task, "rounds")],
         description="The decision report: one HTML file that opens from disk, with JSON, tables and a workbook beside it.",
         **common(task, "4_decision", "html", "excel"),
     )
@@ -94,6 +94,7 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
             predictor,
             run_payload,
             picked=loop.picked(name),
+            adapters=loop.adapters(task),
             run_id=context.run_id,
             log=context.log.info,
         )

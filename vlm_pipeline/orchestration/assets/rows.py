@@ -2,8 +2,9 @@
 
 import dagster as dg
 
+from vlm_pipeline.examples.overlay import overlay_version
 from vlm_pipeline.examples.stage import make_raw, quarantine_summary
-from vlm_pipeline.formatting.stage import make_formatted, make_openai_jsonl, make_training_set
+from vlm_pipeline.formatting.stage import make_dataset, make_formatted, make_openai_jsonl, make_training_set
 from vlm_pipeline.orchestration.assets.common import common, key, sections_of
 from vlm_pipeline.orchestration.recording import record, record_sections
 from vlm_pipeline.orchestration.resources import LoopOptions
@@ -17,13 +18,17 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
     @dg.asset(
         key=key(task, "raw_examples"),
         partitions_def=sections,
+        deps=[key(task, "regenerated_rows")],
         description="One row per usable example of the source, with its section, group and split. "
         "Rows that cannot be used are in the quarantine, with file, line and reason.",
         **rows,
     )
     def raw_examples(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        made = make_raw(loop.task(task), loop.store(task), context.partition_keys, context.log.info)
-        return record_sections(context, made)
+        store = loop.store(task)
+        overlay = key(task, "regenerated_rows")
+        inputs = {name: {overlay: overlay_version(store, name)} for name in context.partition_keys}
+        made = make_raw(loop.task(task), store, context.partition_keys, context.log.info)
+        return record_sections(context, made, inputs)
 
     @dg.asset(
         key=key(task, "formatted_examples"),
@@ -48,6 +53,16 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
         return record(quarantine_summary(loop.task(task), loop.store(task)))
 
     @dg.asset(
+        key=key(task, "dataset"),
+        deps=[formatted_examples, quarantine],
+        description="The formatted rows as a Hugging Face DatasetDict with a card: counts, template, findings, "
+        "quarantine. Pushed privately where dataset.hub and HF_TOKEN are set.",
+        **common(task, "1_rows", "huggingface"),
+    )
+    def dataset(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
+        return record(make_dataset(loop.task(task), loop.store(task), context.log.info))
+
+    @dg.asset(
         key=key(task, "openai_jsonl"),
         deps=[formatted_examples],
         description="Train and validation rows as OpenAI fine-tuning JSONL, with pictures and text only; "
@@ -67,4 +82,4 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
     def training_set(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_training_set(loop.task(task), loop.store(task), context.log.info))
 
-    return [raw_examples, formatted_examples, quarantine, openai_jsonl, training_set]
+    return [raw_examples, formatted_examples, quarantine, dataset, openai_jsonl, training_set]

@@ -351,9 +351,9 @@ def ramp(share: float) -> str:
 
 def ramp_ink(share: float) -> str:
     """Text colour on `ramp(share)`: the one of two with more contrast (never below 4.5), and no palette colour, so
-    that it stays as it is in the dark scheme."""
+    that it stays as it is in the dark scheme. Nearly black, because an SVG leaves pure black out."""
     fill = luminance(ramp(share))
-    return max(("#ffffff", "#000000"), key=lambda ink: contrast(luminance(ink), fill))
+    return max(("#ffffff", "#010101"), key=lambda ink: contrast(luminance(ink), fill))
 
 
 def luminance(colour: str) -> float:

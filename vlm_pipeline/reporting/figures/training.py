@@ -44,6 +44,8 @@ def training_curve(record: Mapping[str, Any] | None) -> Figure | None:
         losses = [loss for _, loss in train + evaluation]
         if min(losses) > 0 and max(losses) / min(losses) > 20:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: "")
         elif min(losses) >= 0:
             axes.set_ylim(bottom=0)
         axes.set_ylabel("Loss (nats per token)")
@@ -103,7 +105,10 @@ def loop_history(rounds: Sequence[Mapping[str, Any]], view: Comparison) -> Figur
         for x, (_, value, low, high, decision) in zip(numbers, points, strict=True):
             ink = (
                 BAD
-                if any(word in decision.lower() for word in ("reject", "worse", "keep old", "stop"))
+                if any(
+                    word in decision.lower()
+                    for word in ("reject", "worse", "keep old", "stop", "rolled back")
+                )
                 else colour(1)
             )
             if is_number(low) and is_number(high):
@@ -136,8 +141,11 @@ def _points(curve: Any) -> list[Mapping[str, Any]]:
 
 
 def _series(points: list[Mapping[str, Any]], names: tuple[str, ...]) -> list[tuple[float, float]]:
-    return [
-        (point.get("step", index), value)
-        for index, point in enumerate(points)
-        if is_number(value := first(point, *names)) and is_number(point.get("step", index))
-    ]
+    """(step, value) in the order of the steps; a step that two logs tell of counts once."""
+    return sorted(
+        {
+            point.get("step", index): value
+            for index, point in enumerate(points)
+            if is_number(value := first(point, *names)) and is_number(point.get("step", index))
+        }.items()
+    )

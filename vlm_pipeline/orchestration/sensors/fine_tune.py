@@ -1,4 +1,4 @@
-"""Sensors: what happens outside a run. They look, and ask for runs; the work stays in the assets."""
+"""The end of a hosted fine-tuning job."""
 
 import json
 import time
@@ -14,14 +14,6 @@ from vlm_pipeline.store import read_json
 from vlm_pipeline.task import Task
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 600.0
-
-
-def task_sensors(task: Task) -> list[dg.SensorDefinition]:
-    return [
-        fine_tune_sensor(task, predictor)
-        for predictor in task.predictors
-        if isinstance(predictor, OpenAIFineTunedPredictor)
-    ]
 
 
 def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.SensorDefinition:
@@ -73,7 +65,9 @@ def _look(info_path: Any, predictor: OpenAIFineTunedPredictor) -> tuple[dict[str
     from vlm_pipeline.inference.openai_finetune import client_for, refresh
 
     try:
-        return refresh(info_path, client_for(predictor)), ""
+        return refresh(
+            info_path, client_for(predictor), attempts=1
+        ), ""  # a tick has a minute; the next one asks again
     except (OpenAIError, KeyError, OSError) as error:
         return read_json(
             info_path

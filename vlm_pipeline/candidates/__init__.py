@@ -1,0 +1,1 @@
+"""Adapters made elsewhere: found, verified before a row is predicted, measured, ranked."""

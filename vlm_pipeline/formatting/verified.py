@@ -1,0 +1,147 @@
+"""The verification stage: rows checked section by section and remembered, then together; one verdict before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.formatting.findings import Finding, summary
+from vlm_pipeline.formatting.prepared import formatted_paths, formatted_versions, processor_identity
+from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, read_manifest
+from vlm_pipeline.store import TaskStore, content_hash, read_json, safe_name, write_json, write_text
+from vlm_pipeline.task import Task
+from vlm_pipeline.verdict import Verdict, verdict_once
+
+_SHOWN = 20
+
+
+def verification_report(task: Task, store: TaskStore) -> Verdict:
+    """All checks of the catalogue over every formatted row (1-21, 30, 31); unchanged sections are not checked again."""
+    formatted = formatted_versions(task, store)
+    shared = {
+        "processor": processor_identity(task),
+        "settings": task.settings_hash("prompt", "image"),
+        "code": code_version("formatting"),
+    }
+    inputs = {"rows": combined_version(formatted), **shared}
+    return verdict_once(store, "verified_format", inputs, lambda: _verify(task, store, formatted, shared))
+
+
+def _verify(task: Task, store: TaskStore, formatted: dict[str, str], shared: dict[str, str]) -> Verdict:
+    from vlm_pipeline.formatting.checks.model import check_model
+    from vlm_pipeline.formatting.checks.together import COLUMNS, SplitWatch
+    from vlm_pipeline.formatting.table import read_formatted_rows
+    from vlm_pipeline.formatting.template import RenderError, load_processor, markers
+    from vlm_pipeline.formatting.verification import Checked, blocking, check_together, tables_of
+
+    @cache
+    def processor() -> Any:
+        return load_processor(task.base_model_path, task.revision, task.image)
+
+    paths = formatted_paths(task, store)
+    tables = tables_of(paths)
+    findings: list[Finding] = []
+    try:
+        markers(processor(), task.prompt.template_args)
+    except RenderError as error:  # no turn of this template can be told from another: no row can be checked
+        findings.append(Finding(error.number, error.message, error.remedy))
+        parts: list[Checked] = []
+    else:
+        findings += check_model(task, processor(), tables)
+        parts = [
+            _checked_section(task, store, section, {"rows": formatted[f"formatted/{section}"], **shared}, processor)
+            for section in task.sections.names
+        ]  # fmt: skip
+        splits = SplitWatch()
+        for row in read_formatted_rows(paths, list(COLUMNS)):
+            splits.add(row)
+        findings += [finding for part in parts for finding in part.findings]
+        findings += check_together(task, tables, parts, splits)
+    rows = sum(
+        (read_manifest(store, f"formatted/{name}") or {})["metadata"]["rows"] for name in task.sections.names
+    )
+    write_json(store.path("findings.json"), [finding.as_dict() for finding in findings])
+    return _verdict(task, store, findings, blocking(findings), rows, processor)
+
+
+def _checked_section(
+    task: Task, store: TaskStore, section: str, inputs: dict[str, str], processor: Any
+) -> Any:
+    """`verified/<section>.json`: what checking the rows of one section found."""
+    from vlm_pipeline.formatting.verification import Checked, check_rows
+
+    path = store.path("verified", f"{safe_name(section)}.json")
+
+    def make() -> Artifact:
+        checked = check_rows(task, store.section("formatted", section), processor())
+        content = {
+            "findings": [finding.as_dict() for finding in checked.findings],
+            "systems": checked.systems,
+            "look_alikes": checked.look_alikes,
+            "rows": checked.rows,
+        }
+        write_json(path, content)
+        return Artifact(
+            content_hash(content), {"rows": checked.rows, "findings": len(checked.findings)}, (path,)
+        )
+
+    make_once(store, f"verified/{section}", inputs, make)
+    found = read_json(path)
+    return Checked(
+        [Finding.from_dict(record) for record in found["findings"]],
+        found["systems"],
+        Counter(found["look_alikes"]),
+        found["rows"],
+    )
+
+
+def _verdict(
+    task: Task, store: TaskStore, findings: Sequence[Finding], stopping: Sequence[Finding], rows: int, processor: Any
+) -> Verdict:  # fmt: skip
+    sections = sorted({finding.section or "all" for finding in stopping})
+    metadata: dict[str, Any] = {
+        "rows": rows,
+        "findings": len(findings),
+        "blocking": len(stopping),
+        "failing_sections": sections,
+        "failures": {"table": summary(findings)},
+        "first_rows": {"table": [_shown(finding.as_dict()) for finding in stopping[:_SHOWN]]},
+    }
+    page = _findings_page(task, store, findings, processor)
+    if page is not None:
+        metadata["rows_to_look_at"] = {"path": str(page)}
+    if stopping:
+        return Verdict(
+            False, f"{len(stopping)} findings in {', '.join(sections)}. First: {stopping[0]}", metadata
+        )
+    return Verdict(True, f"all {rows} rows are fit to train on", metadata)
+
+
+def _findings_page(task: Task, store: TaskStore, findings: Sequence[Finding], processor: Any) -> Path | None:
+    """`findings.html`: the first rows that findings name, with picture, tokens and mask."""
+    from vlm_pipeline.formatting.row_view import find_rows, rows_html
+
+    target = store.path("findings.html")
+    named = list(dict.fromkeys(finding.row_id for finding in findings if finding.row_id))
+    rows = find_rows(formatted_paths(task, store), named[:_SHOWN])
+    if not rows:
+        target.unlink(missing_ok=True)
+        return None
+    note = f"The first {len(rows)} of {len(named)} rows with findings; all findings: {store.path('findings.json')}"
+    write_text(
+        target,
+        rows_html(f"{task.title or task.name}: rows with findings", rows, processor(), findings, note=note),
+    )
+    return target
+
+
+def _shown(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("number", "section", "row_id", "message", "picture", "remedy")}
+
+
+def verification_findings(task: Task, store: TaskStore) -> list[dict[str, Any]]:
+    """What the last verification found, as JSON records."""
+    return read_json(store.path("findings.json"), default=[])

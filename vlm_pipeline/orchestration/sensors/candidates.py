@@ -1,0 +1,54 @@
+"""New adapters: in a watched folder, in a watched repository of the hub, in the task's own store."""
+
+import json
+import time
+
+import dagster as dg
+
+from vlm_pipeline.candidates.sources import note
+from vlm_pipeline.candidates.watch import scan
+from vlm_pipeline.orchestration.assets.candidates import candidates_of
+from vlm_pipeline.orchestration.assets.common import key
+from vlm_pipeline.orchestration.resources import LoopOptions
+from vlm_pipeline.task import Task
+
+
+def candidate_sensor(task: Task) -> dg.SensorDefinition:
+    """One run for each new adapter, several at once: predictions, metrics and the leaderboard.
+
+    Partition and run key are the candidate's id, a hash of its content: found again, it starts nothing.
+    """
+    selection = [key(task, name) for name in ("candidate_predictions", "candidate_metrics", "leaderboard")]
+    partitions = candidates_of(task)
+
+    @dg.sensor(
+        name=f"{task.name}_candidates",
+        asset_selection=dg.AssetSelection.assets(*selection),
+        minimum_interval_seconds=task.automation.every_s,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Evaluates adapters that appear in {', '.join([*task.candidates.folders, *task.candidates.hub])} "
+        "or in the task's store.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.SensorResult:
+        state = json.loads(context.cursor or "{}")
+        store = loop.store(task)
+        found = scan(task.candidates, store, state, time.time())
+        for source in found.found:
+            note(store, source)
+        cursor = json.dumps(state)
+        if not found.found:
+            reason = "; ".join(found.waiting) or "no new adapter"
+            return dg.SensorResult(skip_reason=reason, cursor=cursor)
+        ids = list(dict.fromkeys(source.id for source in found.found))
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(
+                    run_key=one, partition_key=one, asset_selection=selection, tags={"task": task.name}
+                )
+                for one in ids
+            ],
+            dynamic_partitions_requests=[partitions.build_add_request(ids)],
+            cursor=cursor,
+        )
+
+    return sensor

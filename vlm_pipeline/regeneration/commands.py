@@ -1,0 +1,65 @@
+"""`python -m vlm_pipeline hand-over`, `take-back` and `undo-round`: what a person does about a weak section."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.store import TaskStore
+from vlm_pipeline.task import Task, load_tasks
+
+COMMANDS = ("hand-over", "take-back", "undo-round")
+
+
+def add_commands(commands: Any) -> None:
+    """Add them to the subparsers of the command line."""
+    over = commands.add_parser("hand-over", help="write a section's train rows for a person to correct")
+    back = commands.add_parser(
+        "take-back", help="vet the rows that a person corrected; the next loop judges them"
+    )
+    for parser in (over, back):
+        parser.add_argument("task")
+        parser.add_argument("section")
+        parser.add_argument("folder", type=Path)
+    back.add_argument(
+        "--by", default=getpass.getuser(), help="your name; it stands in every row's provenance"
+    )
+    undo = commands.add_parser("undo-round", help="take the last round's rows out and put everything back")
+    undo.add_argument("task")
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Carry one out; returns the exit status and says what happened."""
+    from vlm_pipeline.regeneration.hand_over import hand_over, take_back
+    from vlm_pipeline.regeneration.judging import roll_back_last
+
+    try:
+        task = _task(options.task)
+        store = TaskStore(task.name)
+        if options.command == "hand-over":
+            count = hand_over(task, store, options.section, options.folder)
+            print(f"{count} train rows of {options.section} are in {options.folder / 'rows.jsonl'}")
+        elif options.command == "take-back":
+            made = take_back(task, store, options.section, options.folder, by=options.by, log=print)
+            for refused in made.rejected:
+                print(f"not used ({refused.kind}): {refused.reason}")
+            print(f"run the loop to judge them: python -m vlm_pipeline loop {task.name}")
+        else:
+            names = roll_back_last(task, store, print)
+            print(f"put back: {', '.join(names) or 'nothing had been made of its rows'}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _task(name: str) -> Task:
+    tasks, problems = load_tasks()
+    found = next((task for task in tasks if task.name == name), None)
+    if found is None:
+        known = ", ".join(task.name for task in tasks) or "none"
+        raise ValueError("\n".join([f"there is no task {name!r}; usable tasks: {known}", *problems]))
+    return found

@@ -1,0 +1,314 @@
+"""Which proposed rows may enter the training set. Every check names its reason; what is rejected is kept with it.
+
+The checks, in order: an answer that can be read at all; a train page; nothing of a held-out row; no contradiction
+within the proposals; the numbers, against the known facts of the page or a second reading; no duplicate; a gold
+answer that the task's scorer can read; the row as the model's own template renders it; the balance of kinds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_pipeline.examples.example import Example
+from vlm_pipeline.examples.leakage import folded
+from vlm_pipeline.regeneration.candidate import Candidate, asked_text
+from vlm_pipeline.scoring.numbers import find_numbers
+
+_LONGEST = 4  # times the longest answer among the section's train rows
+_LONG_ENOUGH = 80  # characters that any answer may have
+_COUNTED = ("number", "label", "ordinal")  # step 3 is as right or wrong as 3 Nm
+
+Findings = Callable[
+    [Sequence[Candidate]], Mapping[str, str]
+]  # row id -> what is wrong with the formatted row
+
+
+@dataclass(frozen=True)
+class Rejected:
+    candidate: Candidate
+    kind: str  # short name to count by
+    reason: str
+
+    def record(self) -> dict[str, Any]:
+        """Flat, for the Parquet file beside the overlay."""
+        one = self.candidate
+        return {
+            "id": one.row_id,
+            "section": one.section,
+            "group": one.page,
+            "question": one.question,
+            "answer": one.answer,
+            "kind": one.kind,
+            "strategy": one.strategy,
+            "teacher": one.teacher,
+            "replaces": one.replaces or "",
+            "second_reading": one.second or "",
+            "rejected": self.kind,
+            "reason": self.reason,
+        }
+
+
+@dataclass
+class HeldOut:
+    """What no regenerated row may touch: pages, pictures and texts of val, test and final rows."""
+
+    groups: set[str] = field(default_factory=set)
+    pictures: set[str] = field(default_factory=set)
+    texts: dict[str, str] = field(default_factory=dict)  # folded question of rows without picture -> row id
+
+    @classmethod
+    def of(cls, rows: Iterable[Example]) -> HeldOut:
+        held = cls()
+        for row in rows:
+            if row.split == "train":
+                continue
+            held.groups.add(str(row.group))
+            held.pictures.update(image.sha256 for image in row.images)
+            if not row.images:
+                held.texts[folded(row.question)] = row.id
+        return held
+
+    def touched_by(self, candidate: Candidate, threshold: float) -> str | None:
+        seed = candidate.seed
+        if seed.split != "train" or seed.group in self.groups:
+            return "the page is held out"
+        if any(image.sha256 in self.pictures for image in seed.images):
+            return "a held-out row shows the same picture"
+        if seed.images or not self.texts:
+            return None
+        question = folded(candidate.question)
+        if question in self.texts:
+            return f"the held-out row {self.texts[question]} asks the same"
+        near = next((row for text, row in self.texts.items() if _alike(question, text, threshold)), None)
+        return f"the held-out row {near} asks nearly the same" if near else None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known without any teacher: numbers that a page shows, by group. Pages without facts are not in it."""
+
+    numbers: Mapping[str, frozenset[float]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path | None) -> Known:
+        """A JSON-lines file with `group` and what the page shows (`shown`, or everything beside the group)."""
+        if path is None:
+            return cls()
+        found = {}
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    facts = json.loads(line)
+                    group = str(facts.pop("group"))
+                except (ValueError, KeyError, AttributeError, TypeError) as error:
+                    raise ValueError(
+                        f"{path}, line {number}: no JSON object with a group ({error})"
+                    ) from None
+                found[group] = frozenset(_leaves(facts.get("shown", facts)))
+        return cls(found)
+
+    def of(self, candidate: Candidate) -> frozenset[float] | None:
+        """By the row's own metadata.group, as the facts name it, or by the group of the split."""
+        own = str(candidate.seed.metadata.get("group") or "")
+        return self.numbers.get(own, self.numbers.get(candidate.page.split(":", 1)[-1]))
+
+
+def vet(
+    candidates: Sequence[Candidate],
+    train: Sequence[Example],
+    held_out: HeldOut,
+    known: Known,
+    *,
+    kinds: Mapping[str, int],
+    readable: Callable[[Candidate], str | None],
+    findings: Findings,
+    must_read_again: bool,
+    near_duplicate: float = 0.9,
+    limit: int | None = None,
+) -> tuple[list[Candidate], list[Rejected]]:
+    """The candidates of one section that may enter, in order, and the others with their reasons.
+
+    train: the section's train rows. kinds: how many new rows of each kind are wanted; replacements are not counted.
+    readable: why the task's scorer cannot read a gold answer. findings: why formatted rows are not fit to train on.
+    must_read_again: answers without known facts need a second reading that agrees. limit: new rows at most.
+    """
+    rejected: list[Rejected] = []
+    kept: list[Candidate] = []
+    pages = {row.group for row in train}
+    longest = max([_LONG_ENOUGH, *(_LONGEST * len(row.answer) for row in train)])
+    said = _answers_by_question(candidates)
+    duplicates = Duplicates(train, near_duplicate)
+    for one in candidates:
+        checks = (
+            ("no_answer", lambda one=one: one.problem),
+            ("schema", lambda one=one: _schema(one, longest)),
+            ("page", lambda one=one: None if one.seed.group in pages else "the page is no train page of this section"),
+            ("leakage", lambda one=one: held_out.touched_by(one, near_duplicate)),
+            ("contradiction", lambda one=one: _contradicts(one, said)),
+            ("numbers", lambda one=one: numbers_differ(one, known, must_read_again)),
+            ("gold", lambda one=one: readable(one)),
+            ("duplicate", lambda one=one: duplicates.of(one)),
+        )  # fmt: skip
+        found = next(((kind, reason) for kind, check in checks if (reason := check())), None)
+        if found:
+            rejected.append(Rejected(one, *found))
+        else:
+            duplicates.add(one)
+            kept.append(one)
+    wrong = findings(kept)
+    rejected += [Rejected(one, "format", wrong[one.row_id]) for one in kept if one.row_id in wrong]
+    kept, unbalanced = balanced([one for one in kept if one.row_id not in wrong], kinds, limit)
+    return kept, rejected + unbalanced
+
+
+def numbers_differ(candidate: Candidate, known: Known, must_read_again: bool) -> str | None:
+    """Why the numbers of an answer cannot be trusted; None where facts or a second reading bear them out.
+
+    Known facts: every number of the answer is on the page (or in the question). Second reading: the same numbers;
+    for an answer without numbers, the same words.
+    """
+    facts = known.of(candidate)
+    if facts is not None:
+        shown = facts | set(_values(candidate.question))
+        foreign = [
+            value for value in _values(candidate.answer) if not any(_close(value, one) for one in shown)
+        ]
+        if foreign:
+            return f"{', '.join(f'{value:g}' for value in foreign)} is not on the page"
+    if candidate.second is None:
+        return (
+            "no second reading, and no known facts of this page"
+            if must_read_again and facts is None
+            else None
+        )
+    if agree(candidate.answer, candidate.second, candidate.question):
+        return None
+    return f"read a second time it is {candidate.second[:80]!r}"
+
+
+def agree(first: str, second: str, question: str = "") -> bool:
+    """Do two readings say the same: equal numbers (those of the question aside), else one text within the other."""
+    asked = _values(question)
+    one, other = (
+        sorted(value for value in _values(text) if not any(_close(value, known) for known in asked))
+        for text in (first, second)
+    )
+    if one or other:
+        return len(one) == len(other) and all(map(_close, one, other))
+    short, long = sorted((folded(first).strip(" ."), folded(second).strip(" .")), key=len)
+    return bool(short) and short in long
+
+
+def balanced(
+    candidates: Sequence[Candidate], kinds: Mapping[str, int], limit: int | None
+) -> tuple[list[Candidate], list[Rejected]]:
+    """No more new rows of a kind than the request wants, and at most `limit` in all; replacements always pass."""
+    kept: list[Candidate] = []
+    rejected: list[Rejected] = []
+    counts: Counter[str] = Counter()
+    for one in candidates:
+        if one.replaces is None:
+            wanted = kinds.get(one.kind, 0)
+            if counts[one.kind] >= wanted:
+                reason = (
+                    f"there are {wanted} new rows of kind {one.kind!r} already, as many as the balance allows"
+                )
+                rejected.append(Rejected(one, "balance", reason))
+                continue
+            if limit is not None and sum(counts.values()) >= limit:
+                rejected.append(Rejected(one, "balance", f"the round has its {limit} new rows"))
+                continue
+            counts[one.kind] += 1
+        kept.append(one)
+    return kept, rejected
+
+
+class Duplicates:
+    """What was asked of a page so far: train rows first, then the candidates let in."""
+
+    def __init__(self, train: Iterable[Example], threshold: float) -> None:
+        self._threshold = threshold
+        self._asked: dict[tuple[str, str], dict[str, str]] = defaultdict(
+            dict
+        )  # section, page -> question -> answer
+        for row in train:
+            self._asked[str(row.section), str(row.group)][folded(asked_text(row))] = folded(row.answer)
+
+    def of(self, candidate: Candidate) -> str | None:
+        """Why a new row adds nothing. Replacements are meant to ask what was asked before."""
+        if candidate.replaces is not None:
+            return None
+        asked = self._asked[candidate.section, candidate.page]
+        question, answer = folded(candidate.question), folded(candidate.answer)
+        if question in asked:
+            return "the page has a row with this question"
+        near = next(
+            (
+                other
+                for other, said in asked.items()
+                if said == answer and _alike(question, other, self._threshold)
+            ),
+            None,
+        )
+        return f"nearly the same question with the same answer: {near!r}" if near else None
+
+    def add(self, candidate: Candidate) -> None:
+        asked = self._asked[candidate.section, candidate.page]
+        asked[folded(candidate.question)] = folded(candidate.answer)
+
+
+def _schema(candidate: Candidate, longest: int) -> str | None:
+    if not candidate.question.strip():
+        return "there is no question"
+    if not candidate.answer.strip():
+        return "there is no answer"
+    if len(candidate.answer) > longest:
+        return f"the answer has {len(candidate.answer)} characters, the section's answers have at most {longest // _LONGEST}"
+    return None
+
+
+def _answers_by_question(candidates: Iterable[Candidate]) -> dict[tuple[str, str], set[str]]:
+    said: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for one in candidates:
+        if not one.problem:
+            said[one.page, folded(one.question)].add(folded(one.answer))
+    return said
+
+
+def _contradicts(candidate: Candidate, said: Mapping[tuple[str, str], Collection[str]]) -> str | None:
+    answers = said[candidate.page, folded(candidate.question)]
+    if len(answers) < 2:
+        return None
+    return f"the teacher contradicts itself: {' / '.join(sorted(answers)[:3])}"
+
+
+def _alike(one: str, other: str, threshold: float) -> bool:
+    from vlm_pipeline.examples.near_texts import jaccard, sketch
+
+    return jaccard(sketch(one), sketch(other)) >= threshold
+
+
+def _values(text: str) -> list[float]:
+    return [number.value for number in find_numbers(text) if number.role in _COUNTED]
+
+
+def _close(one: float, other: float) -> bool:
+    return abs(one - other) <= 1e-9 * max(1.0, abs(one), abs(other))
+
+
+def _leaves(value: Any) -> Iterable[float]:
+    """All numbers of a JSON value, those in its texts included."""
+    if isinstance(value, bool) or value is None:
+        return
+    if isinstance(value, int | float):
+        yield float(value)
+    elif isinstance(value, str):
+        yield from _values(value)
+    else:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)

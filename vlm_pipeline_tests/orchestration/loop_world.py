@@ -1,0 +1,78 @@
+"""The whole graph of a small task in this process: real assets, checks and sensors, answers of known quality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from vlm_pipeline.definitions import build_defs
+from vlm_pipeline.orchestration.jobs import RANGE_END, RANGE_START
+from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
+from vlm_pipeline_tests.promotion.world import SECTIONS, Answers, World
+
+_CURRENT: dict[str, World] = {}  # a resource holds plain settings only
+
+
+class PayloadsOfWorld(PayloadClient):
+    """Starts no process: training writes an adapter, prediction writes answers (see promotion.world)."""
+
+    def run(self, context: Any, store: Any, module: str, request: dict[str, Any]) -> dict[str, Any]:
+        world = _CURRENT["world"]
+        return world._train(request) if module.endswith("training") else world.answers(request)
+
+
+class GraphWorld:
+    """A world with its definitions and a Dagster instance of its own."""
+
+    def __init__(
+        self, folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, more: str = ""
+    ) -> None:
+        monkeypatch.setenv("VLM_PIPELINE_STORE", str(folder / "store"))
+        self.world = World(folder, Answers({"base": 0.1, "tuned": 0.95}), more=more)
+        self.instance = instance
+        _CURRENT["world"] = self.world
+        self.task = self.world.task
+        self.defs = build_defs({"payloads": PayloadsOfWorld()}, tasks=[self.task])
+        self.cursors: dict[str, str | None] = {}
+
+    def key(self, *parts: str) -> dg.AssetKey:
+        return dg.AssetKey([self.task.name, *parts])
+
+    def run(
+        self, *keys: dg.AssetKey, partition: str | None = None, tags: dict[str, str] | None = None
+    ) -> Any:
+        """Materialize assets with their checks, as a run request of a sensor would."""
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(
+            instance=self.instance, asset_selection=list(keys), partition_key=partition, tags=tags, raise_on_error=False
+        )  # fmt: skip
+
+    def loop(self, job: str = "retrain_and_eval") -> Any:
+        return self.defs.resolve_job_def(f"{job}_{self.task.name}").execute_in_process(
+            instance=self.instance, raise_on_error=False
+        )
+
+    def tick(self, sensor: str) -> dg.SensorResult:
+        """One look of a sensor; its cursor is kept, as the daemon keeps it."""
+        name = f"{self.task.name}_{sensor}"
+        with dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursors.get(name),
+            resources={"loop": LoopOptions()},
+            repository_def=self.defs.get_repository_def(),
+        ) as context:
+            result = self.defs.get_sensor_def(name)(context)
+        if isinstance(result, dg.SkipReason):
+            return dg.SensorResult(skip_reason=result)
+        self.cursors[name] = result.cursor
+        return result
+
+    def whole_range(self) -> dict[str, str]:
+        return {RANGE_START: SECTIONS[0], RANGE_END: SECTIONS[-1]}
+
+
+def failures(result: Any) -> list[str]:
+    return [f"{event.step_key}: {event.message}" for event in result.all_events if event.is_failure]
