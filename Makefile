@@ -1,6 +1,10 @@
 # Every target does its own set-up: virtual environment, pinned dependencies, Dagster home.
 PYTHON ?= python3
 TASK ?= manual_qa
+EXAMPLES ?= 10
+A ?= base
+B ?= tuned
+PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -8,7 +12,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.vlm_pipeline/dagster_home
 export DEEPEVAL_TELEMETRY_OPT_OUT := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup loop test ui bench base-model data check clean
+.PHONY: setup loop improve train train-dev eval eval-quick eval-probes compare report serve test ui bench base-model data clean
 
 setup: $(READY) $(DAGSTER_HOME)/dagster.yaml
 
@@ -26,6 +30,33 @@ $(DAGSTER_HOME)/dagster.yaml:
 
 loop: setup  ## the whole chain of TASK: rows, training, evaluation, report
 	@$(BIN)/python -m vlm_pipeline loop $(TASK)
+
+improve: setup  ## one round: new rows for the weak sections, the chain over them, kept or undone
+	@$(BIN)/python -m vlm_pipeline improve $(TASK)
+
+train: setup  ## rows to adapter only
+	@$(BIN)/python -m vlm_pipeline train $(TASK)
+
+train-dev: setup  ## the whole chain on EXAMPLES rows per section and split, in a store of its own
+	@$(BIN)/python -m vlm_pipeline loop $(TASK) --max-examples $(EXAMPLES)
+
+eval: setup  ## predict, measure and compare with the adapter there is
+	@$(BIN)/python -m vlm_pipeline eval $(TASK)
+
+eval-quick: setup  ## the same on EXAMPLES rows per section and split
+	@$(BIN)/python -m vlm_pipeline eval $(TASK) --max-examples $(EXAMPLES)
+
+eval-probes: setup  ## the hand-written critical questions
+	@$(BIN)/python -m vlm_pipeline eval $(TASK) --max-examples 1 --probes
+
+compare: setup  ## two predictors, A and B
+	@$(BIN)/python -m vlm_pipeline eval $(TASK) --predictors $(A),$(B)
+
+report: setup  ## the last decision again, and where its report lies
+	@$(BIN)/python -m vlm_pipeline show $(TASK)
+
+serve: setup  ## an OpenAI-compatible server on the promoted adapter, else on the trained one, or on ADAPTER=id
+	@$(BIN)/python -m vlm_pipeline.inference.serve data/$(TASK) --port $(PORT)$(if $(ADAPTER), --adapter $(ADAPTER))
 
 ui: setup  ## Dagster UI with daemon
 	$(BIN)/dg dev
