@@ -8,25 +8,19 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-export DAGSTER_HOME ?= $(CURDIR)/.vlm_pipeline/dagster_home
 export DEEPEVAL_TELEMETRY_OPT_OUT := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: setup loop improve train train-dev eval eval-quick eval-probes compare report serve test ui bench base-model data clean
 
-setup: $(READY) $(DAGSTER_HOME)/dagster.yaml
+setup: $(READY)
+	@$(BIN)/python -m vlm_pipeline.orchestration.home
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
-
-# A user's own Dagster home keeps its own dagster.yaml; ours is linked where there is none.
-$(DAGSTER_HOME)/dagster.yaml:
-	@mkdir -p $(DAGSTER_HOME)
-	@ln -sf $(CURDIR)/dagster.yaml $@
-	@test -e .env || echo "DAGSTER_HOME=$(DAGSTER_HOME)" > .env
 
 loop: setup  ## the whole chain of TASK: rows, training, evaluation, report
 	@$(BIN)/python -m vlm_pipeline loop $(TASK)

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+from dotenv import dotenv_values
+
 from vlm_pipeline.compute.payload import die_with_parent, starter_environment
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
@@ -67,11 +69,12 @@ def run_job(command: str, task: str, predictors: str | None, max_examples: int) 
     write_json(config, run_config)  # JSON is YAML
     dagster = [sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute"]
     dagster += ["-m", "vlm_pipeline.definitions", "-j", job, "-c", str(config)]
-    status = subprocess.run(dagster, env={**os.environ, **starter_environment()}, check=False).returncode
-    if status and os.environ.get("DAGSTER_HOME"):  # else the run was kept nowhere
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "vlm_pipeline.orchestration.why", job], check=False
-        )
+    home = os.environ.get("DAGSTER_HOME") or dotenv_values(".env").get("DAGSTER_HOME")  # as Dagster finds it
+    environment = {**os.environ, **starter_environment(), **({"DAGSTER_HOME": home} if home else {})}
+    status = subprocess.run(dagster, env=environment, check=False).returncode
+    if status and home:  # else the run was kept nowhere
+        why = [sys.executable, "-W", "ignore", "-m", "vlm_pipeline.orchestration.why", job]
+        subprocess.run(why, env=environment, check=False)
     return status
 
 
