@@ -19,6 +19,7 @@ class BaseScorer(Generic[S]):
         self.kind: str = settings.kind  # type: ignore[attr-defined]
         self.name: str = settings.column_name
         self.version = version
+        self.bar: float = settings.bar
 
     def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
         raise NotImplementedError

@@ -19,7 +19,7 @@ LOWER_IS_BETTER = frozenset(
 )
 LENIENT = frozenset({"any_number", "any_wording"})  # readings that forgive the format
 NEUTRAL = frozenset({"inferred", "refused", "n_calls"})  # described, never ranked or tested
-DESCRIPTIVE = frozenset({"value", "expected"})  # what was read and what was wanted: no figure of merit
+DESCRIPTIVE = frozenset({"value", "expected", "worst_error"})  # read, wanted, possible: no figures of merit
 
 COUNTED = ("scored", "unscored")  # statuses of rows that have a response and a readable gold answer
 
@@ -45,6 +45,7 @@ class ScoreColumns:
     kinds: dict[str, ValueKind]
     extracted: np.ndarray
     gold: np.ndarray
+    worst: np.ndarray  # the largest error that the scale allows, where the scorer has one
     rows: Sequence[Mapping[str, Any]]
 
     def select(self, mask: np.ndarray) -> ScoreColumns:
@@ -54,7 +55,7 @@ class ScoreColumns:
             ids=self.ids[mask], samples=self.samples[mask], sections=self.sections[mask],
             clusters=self.clusters[mask], status=self.status[mask],
             values={name: value[mask] for name, value in self.values.items()}, kinds=self.kinds,
-            extracted=self.extracted[mask], gold=self.gold[mask],
+            extracted=self.extracted[mask], gold=self.gold[mask], worst=self.worst[mask],
             rows=[row for row, keep in zip(self.rows, mask, strict=True) if keep],
         )  # fmt: skip
 
@@ -70,14 +71,19 @@ class ScoreColumns:
         return int((self.status == status).sum())
 
     def with_unscored_as_misses(self, name: str) -> np.ndarray:
-        """A rate or share where a response that nothing could be read from is no success.
+        """The values where a response that nothing could be read from is no success: a rate or share of 0, an absolute
+        error as large as the scale allows.
 
         NaN stays where there is no response, where the value does not apply to a row that was read (no tool call
-        was wanted), and for rates of something bad: an unreadable answer is no hallucination.
+        was wanted), for errors without a scale, and for rates of something bad: an unreadable answer is no
+        hallucination.
         """
         values = self.values[name].copy()
-        if name not in LOWER_IS_BETTER:
-            values[np.isnan(values) & (self.status == "unscored")] = 0.0
+        unread = np.isnan(values) & (self.status == "unscored")
+        if self.kinds[name] == "abs_error":
+            values[unread] = self.worst[unread]
+        elif self.kinds[name] in ("rate", "share") and name not in LOWER_IS_BETTER:
+            values[unread] = 0.0
         return values
 
 
@@ -169,6 +175,7 @@ def _columns(
         kinds=kinds,
         extracted=_either(floats("value"), numbers("extracted")),
         gold=_either(floats("expected"), numbers("gold")),
+        worst=floats("worst_error"),
         rows=rows,
     )
 

@@ -108,8 +108,10 @@ class KeywordPresence(RowScorerMetric):
 
 
 def metric_of(settings: ScorerSettings) -> RowScorerMetric:
-    """The metric of a task's scorer."""
-    return RowScorerMetric(build_scorer(settings), threshold=settings.threshold)
+    """The metric of a task's scorer; an error in points is right within `max_error`."""
+    return RowScorerMetric(
+        build_scorer(settings), threshold=None if settings.kind == "score" else settings.bar
+    )
 
 
 def _metadata(test_case: LLMTestCase) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Every figure carries n scored, n unscored, the estimate, its 95 % interval and the method. A row that nothing could
 be read from is neither right nor dropped from sight: rates come twice, over the scored rows (``estimate``) and over
-all answered rows with the unreadable ones as misses (``of_all``).
+all answered rows with the unreadable ones as misses (``of_all``). Errors in points are reported over the scored rows;
+bands and bars look at them with every unreadable answer as wrong as the scale allows (``with_misses``).
 """
 
 from __future__ import annotations
@@ -137,9 +138,19 @@ def value_metrics(
             estimate = mean(values[scored], clusters, bounded=True, **options)
             figures[name] = entry | _figure(estimate) | {"of_all": _figure(whole)}
         elif kind == "abs_error":
-            figures["mae"] = entry | _figure(mean(values[scored], clusters, **options))
-            squares = mean(values[scored] ** 2, clusters, transform=np.sqrt, **options)
-            figures["rmse"] = entry | _figure(squares)
+            filled = table.with_unscored_as_misses(name)
+            complete = not np.isnan(filled[table.counted]).any()
+            for label, power, root in (("mae", 1, None), ("rmse", 2, np.sqrt)):
+                estimate = mean(values[scored] ** power, clusters, transform=root, **options)
+                figures[label] = entry | _figure(estimate)
+                if complete and not scored[table.counted].all():
+                    every = mean(
+                        filled[table.counted] ** power,
+                        table.clusters[table.counted],
+                        transform=root,
+                        **options,
+                    )
+                    figures[label]["with_misses"] = _figure(every)
         else:
             label = "bias" if kind == "signed_error" else name
             figures[label] = entry | _figure(mean(values[scored], clusters, **options))
@@ -174,12 +185,17 @@ def graded(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         entry = figures.get(name)
         if not entry or entry["estimate"] is None:
             continue
-        basis = entry.get("of_all") or entry  # an answer that cannot be read is not within one point
+        basis = with_misses(entry)  # an answer that cannot be read is not within one point
         worst = basis["high"] if band.direction == "lower" else basis["low"]
         entry["band"] = band.grade(basis["estimate"])
         entry["band_demonstrated"] = band.grade(worst) if worst is not None else None
         entry["band_bars"] = {"good": band.good, "excellent": band.excellent}
     return figures
+
+
+def with_misses(figure: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figure over all answered rows, unreadable ones as misses: what bands and bars are held against."""
+    return figure.get("of_all") or figure.get("with_misses") or figure
 
 
 def against_bar(figure: Mapping[str, Any], bar: float, direction: str = "higher") -> dict[str, Any]:
@@ -212,7 +228,7 @@ def _scorer_metrics(
     extraction |= against_bar(extraction, extraction_bar)
     headline = result["metrics"].get(metric_name(table.primary))
     if bar is not None and headline:
-        headline["threshold"] = against_bar(headline.get("of_all") or headline, bar, headline["direction"])
+        headline["threshold"] = against_bar(with_misses(headline), bar, headline["direction"])
     return result
 
 

@@ -11,7 +11,8 @@ from vlm_pipeline.settings.scoring import NumberSettings, ScoreSettings
 
 class ScoreScorer(BaseScorer[ScoreSettings]):
     """A rating. Values: strict_format, extracted, inferred (rates of three kinds of reading), value, expected,
-    abs_error, error (signed, for the bias), within_1, within_2; the errors are None where no score was read."""
+    abs_error, error (signed, for the bias), within_1, within_2; the errors are None where no score was read.
+    worst_error is the largest error that the scale allows on this row: what an unreadable answer counts as."""
 
     def __init__(self, settings: ScoreSettings, *, version: str) -> None:
         super().__init__(settings, version=version)
@@ -50,6 +51,7 @@ class ScoreScorer(BaseScorer[ScoreSettings]):
             "expected": reference.value,
             "error": error,
             "abs_error": None if error is None else abs(error),
+            "worst_error": max(reference.value - low, high - reference.value),
             "within_1": None if error is None else abs(error) <= 1.0 + 1e-9,
             "within_2": None if error is None else abs(error) <= 2.0 + 1e-9,
         }

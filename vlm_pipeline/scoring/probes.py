@@ -171,8 +171,7 @@ def _passed(score: RowScore, scorer: RowScorer, probe: Probe) -> bool:
         return bool(headline)
     if score.primary in ("abs_error", "absolute_error"):
         return headline <= probe.max_error
-    bar = DEFAULT_THRESHOLDS["keywords"] if scorer.kind == "keywords" else DEFAULT_THRESHOLDS["correctness"]
-    return headline >= bar
+    return headline >= scorer.bar
 
 
 def _categories(judged: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

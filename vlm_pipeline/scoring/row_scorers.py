@@ -38,6 +38,7 @@ class RowScorer(Protocol):
     name: str
     kind: str
     version: str
+    bar: float  # of the headline value
 
     def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
         """Read the gold answer of a row; an unreadable one comes back as a GoldError, never raised."""

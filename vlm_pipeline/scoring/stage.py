@@ -10,6 +10,7 @@ from vlm_pipeline.formatting.probes import probes_file
 from vlm_pipeline.formatting.stage import formatted_versions, read_formatted
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, read_manifest, require
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
+from vlm_pipeline.settings.scoring import bars_of
 from vlm_pipeline.store import TaskStore, content_hash, read_json, write_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.verdict import Verdict
@@ -47,7 +48,7 @@ def make_metrics(task: Task, store: TaskStore, predictor: Any, log: Callable[[st
         "rows": combined_version(formatted_versions(task, store)),
         "scorers": content_hash([scorer_version(settings) for settings in task.scorers]),
         **require(store, ["probes"], "Materialize probes."),
-        "thresholds": task.settings_hash("thresholds"),
+        "thresholds": content_hash([task.settings_hash("thresholds"), _bars(task)]),
         "judging": task.settings_hash("judging", "mcp_scorers"),
         "code": code_version("scoring"),
     }
@@ -78,11 +79,7 @@ def _score(task: Task, store: TaskStore, name: str, log: Callable[[str], None]) 
     scores = score_table(scorers, rows, predictions)
     judged, external = _from_elsewhere(task, store, rows, predictions, log)
     scores += judged
-    bars = (
-        {task.scorers[0].column_name: task.thresholds.primary}
-        if task.thresholds.primary is not None
-        else None
-    )
+    bars = _bars(task)
     result: dict[str, Any] = {"predictor": name, "status": READY, "splits": {}}
     for split in splits:
         of_split = [row for row in scores if row["split"] == split]
@@ -95,6 +92,13 @@ def _score(task: Task, store: TaskStore, name: str, log: Callable[[str], None]) 
     write_scores(scores_path, scores)
     write_json(path, result)
     return Artifact(content_hash(_timeless(result)), _describe(result), (path, scores_path))
+
+
+def _bars(task: Task) -> dict[str, float]:
+    """The bar of every figure that has one: the task's scorers, judged metrics, tools of MCP servers."""
+    judged = {metric.label: metric.threshold for metric in task.judging.metrics}
+    external = {one.name: one.threshold for one in task.mcp_scorers if one.threshold is not None}
+    return bars_of(task.scorers, task.thresholds.primary) | judged | external
 
 
 def _from_elsewhere(
@@ -266,7 +270,7 @@ def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None])
     inputs = {
         **require(store, [f"metrics/{name}"], f"Materialize metrics/{name}."),
         "candidate": name,
-        "thresholds": task.settings_hash("thresholds"),
+        "thresholds": content_hash([task.settings_hash("thresholds"), _bars(task)]),
         "code": code_version("scoring"),
     }
 
@@ -274,7 +278,8 @@ def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None])
         from vlm_pipeline.scoring.weak import weak_sections
 
         scores, _ = scored_rows(store, [name], "val")
-        result = weak_sections(scores, predictor=name, bar=task.thresholds.primary)
+        first = task.scorers[0].column_name
+        result = weak_sections(scores, predictor=name, bar=_bars(task)[first], scorer=first)
         path = store.path("weak_sections.json")
         write_json(path, result)
         weak = [section["section"] for section in result["sections"] if section["finding"] == "weak"]

@@ -28,32 +28,23 @@ from vlm_pipeline.scoring.intervals import cluster_codes as _codes
 from vlm_pipeline.scoring.metrics import metric_name
 from vlm_pipeline.scoring.paired import benjamini_hochberg
 from vlm_pipeline.scoring.power import trials_needed
-from vlm_pipeline.settings.scoring import DEFAULT_BANDS, DEFAULT_THRESHOLDS
 
 SHOWN_ROWS = 10  # row ids listed per failure kind
-DEFAULT_BARS = {
-    "score": DEFAULT_BANDS["mae"].good,
-    "quantity": DEFAULT_THRESHOLDS["numeric"],
-    "number": DEFAULT_THRESHOLDS["numeric"],
-    "keywords": DEFAULT_THRESHOLDS["keywords"],
-    "tool_calls": DEFAULT_THRESHOLDS["arguments_exact"],
-}
-FALLBACK_BAR = DEFAULT_THRESHOLDS["correctness"]
 
 
 def weak_sections(
     score_rows: Sequence[Mapping[str, Any]],
     *,
     predictor: str,
-    bar: float | None = None,
+    bar: float,
     scorer: str | None = None,
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Sections of one predictor, weakest evidence first, as a JSON dict.
 
-    ``bar`` is for the scorer's headline metric (a rate, a share, or MAE, where lower is better); None takes the
-    default of the scorer's kind. A section's ``finding`` is ``weak`` (the whole interval is on the wrong side of the
+    ``bar`` is for the scorer's headline metric (a rate, a share, or MAE, where lower is better); an answer that
+    nothing could be read from is a miss, for MAE as wrong as the scale allows. A section's ``finding`` is ``weak`` (the whole interval is on the wrong side of the
     bar), ``strong`` (on the right side) or ``undecided``; ``p_bh`` is the one-sided p of "not below the bar",
     corrected over the sections.
 
@@ -68,7 +59,6 @@ def weak_sections(
     if not tables:
         raise ValueError(f"no scored val rows of {predictor!r}")
     table = tables[scorer or next(iter(tables))]
-    bar = DEFAULT_BARS.get(table.kind, FALLBACK_BAR) if bar is None else bar
     names = table.section_names
     found = [
         _section(table.select(table.sections == name), name, table.primary, bar, confidence, seed)
@@ -96,6 +86,10 @@ def _section(
 ) -> dict[str, Any]:
     estimate, p_value, higher = _against_bar(table, primary, bar, confidence, seed)
     finding = _finding(estimate, bar, higher)
+    if finding == "strong" and estimate.n < table.counted.sum():
+        finding = (
+            "undecided"  # on a scale without an end an unreadable answer may be any number of points wrong
+        )
     independent = None
     if higher and estimate.estimate is not None and finding == "undecided" and 0 <= bar <= 1:
         independent = (
@@ -131,12 +125,9 @@ def _against_bar(
         return Estimate(None, None, None, 0, 0, "nothing was scored", confidence), None, True
     kind = table.kinds[primary]
     higher = higher_is_better(primary, kind)
-    if kind in ("rate", "share"):
-        values = table.with_unscored_as_misses(primary)[table.counted]
-        clusters = table.clusters[table.counted]
-    else:
-        scored = table.counted & ~np.isnan(table.values[primary])
-        values, clusters = table.values[primary][scored], table.clusters[scored]
+    filled = table.with_unscored_as_misses(primary)
+    known = table.counted & ~np.isnan(filled)
+    values, clusters = filled[known], table.clusters[known]
     if kind == "rate":
         estimate = proportion(values, clusters, confidence=confidence, method="exact")
         if estimate.low is None:

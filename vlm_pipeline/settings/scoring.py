@@ -11,6 +11,7 @@ A task names one or more scorers; each entry is told apart by its ``kind``::
 Every model rejects unknown fields, so a typing error in a task is an error with a place, never a silent default.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -30,11 +31,22 @@ class BaseScorerSettings(Settings):
         description="Metadata key that holds the gold answer; when the row lacks it (or this is null) the "
         "assistant's answer is the gold.",
     )
-    threshold: Share | None = Field(None, description="Bar that a report compares the headline value with.")
+    threshold: Share | None = Field(
+        None, description="Bar of the headline value; the default of the kind when absent (see `bar`)."
+    )
 
     @property
     def column_name(self) -> str:
         return self.name or self.kind  # type: ignore[attr-defined]
+
+    @property
+    def bar(self) -> float:
+        """What the headline value must reach (an error: at most)."""
+        return self._default_bar if self.threshold is None else self.threshold
+
+    @property
+    def _default_bar(self) -> float:
+        return DEFAULT_THRESHOLDS["correctness"]
 
 
 class ScoreSettings(BaseScorerSettings):
@@ -50,6 +62,7 @@ class ScoreSettings(BaseScorerSettings):
     )
     label: str = Field("Safety Score", description="The label of the strict format.")
     allow_inferred: bool = Field(True, description="Words such as 'high risk' count, marked as inferred.")
+    threshold: Tolerance | None = Field(None, description="Bar of the mean absolute error, in points.")
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> "ScoreSettings":
@@ -59,6 +72,10 @@ class ScoreSettings(BaseScorerSettings):
             raise ValueError("strict_format must contain {score}")
         return self
 
+    @property
+    def _default_bar(self) -> float:
+        return DEFAULT_BANDS["mae"].good
+
 
 class NumberSettings(BaseScorerSettings):
     """One final number, for instance of a worked solution."""
@@ -66,6 +83,10 @@ class NumberSettings(BaseScorerSettings):
     kind: Literal["number"] = "number"
     relative_tolerance: Tolerance = 0.0
     absolute_tolerance: Tolerance = 1e-6
+
+    @property
+    def _default_bar(self) -> float:
+        return DEFAULT_THRESHOLDS["numeric"]
 
 
 class QuantitySettings(BaseScorerSettings):
@@ -83,7 +104,10 @@ class QuantitySettings(BaseScorerSettings):
     require_unit: bool = Field(
         True, description="An answer without unit fails where the gold has one (unless default_unit is set)."
     )
-    threshold: Share | None = 0.85
+
+    @property
+    def _default_bar(self) -> float:
+        return DEFAULT_THRESHOLDS["numeric"]
 
 
 class KeywordSettings(BaseScorerSettings):
@@ -93,7 +117,10 @@ class KeywordSettings(BaseScorerSettings):
     reference_field: str | None = "expected_keywords"
     synonyms: dict[str, list[str]] = Field(default_factory=dict)
     inflection: bool = True
-    threshold: Share | None = 0.80
+
+    @property
+    def _default_bar(self) -> float:
+        return DEFAULT_THRESHOLDS["keywords"]
 
 
 class TextSettings(BaseScorerSettings):
@@ -129,6 +156,10 @@ class ToolCallSettings(BaseScorerSettings):
     )
     primary: Literal["arguments_exact", "name_match", "argument_f1", "valid_json"] = "arguments_exact"
     ignore_case: bool = Field(True, description="String arguments differ only in case, spaces: equal.")
+
+    @property
+    def _default_bar(self) -> float:
+        return DEFAULT_THRESHOLDS.get(self.primary, super()._default_bar)
 
 
 class RewardSettings(Settings):
@@ -214,3 +245,9 @@ DEFAULT_THRESHOLDS: dict[str, float] = {
     "arguments_exact": 0.50,
     "argument_f1": 0.60,
 }
+
+
+def bars_of(scorers: Sequence[ScorerSettings], primary: float | None = None) -> dict[str, float]:
+    """The bar of every scorer by its column name. ``primary``, the task's own, is that of the first scorer."""
+    bars = {one.column_name: one.bar for one in scorers}
+    return bars if primary is None or not scorers else bars | {scorers[0].column_name: primary}

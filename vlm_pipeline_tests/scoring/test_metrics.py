@@ -110,3 +110,29 @@ def test_a_predictor_without_rows_and_mixed_splits_are_errors():
     scores[1]["split"] = "val"
     with pytest.raises(ValueError, match="mix"):
         compute_metrics(scores, table, predictor="base")
+
+
+def test_every_kind_of_scorer_has_its_bar_and_the_task_may_set_it():
+    from vlm_pipeline.settings.scoring import KeywordSettings, ScoreSettings, ToolCallSettings, bars_of
+
+    scorers = [
+        ToolCallSettings(primary="argument_f1"),
+        ScoreSettings(),
+        KeywordSettings(),
+        KeywordSettings(name="strict", threshold=0.95),
+    ]
+    assert bars_of(scorers) == {"tool_calls": 0.60, "score": 1.5, "keywords": 0.80, "strict": 0.95}
+    assert bars_of(scorers, primary=0.75)["tool_calls"] == 0.75
+
+
+def test_a_band_is_not_earned_by_the_readable_answers_alone():
+    """20 good ratings of 100 answers have a small error and are no good rater."""
+    from vlm_pipeline.scoring.row_scorers import build_scorer
+    from vlm_pipeline.settings.scoring import ScoreSettings
+
+    rows = [{**row, "answer": "Safety Score: 5"} for row in formatted(100)]
+    table = predictions(rows, "m", ["Safety Score: 5"] * 20 + ["The picture."] * 80)
+    scores = score_table([build_scorer(ScoreSettings(low=1, high=10))], rows, table)
+    mae = compute_metrics(scores, table, predictor="m", bars={"score": 1.5})["headline"]
+    assert (mae["estimate"], mae["n_scored"], mae["n_unscored"]) == (0.0, 20, 80)
+    assert mae["band"] == "below" and mae["threshold"]["passes"] is False

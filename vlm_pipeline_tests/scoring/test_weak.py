@@ -61,7 +61,7 @@ def test_errors_in_points_rank_downwards():
     ]
     texts = [str(i % 2) for i in range(40)] + [str(3 + i % 4) for i in range(40)]
     scores = score_table([PointScorer()], rows, predictions(rows, "tuned", texts))
-    result = weak_sections(scores, predictor="tuned")
+    result = weak_sections(scores, predictor="tuned", bar=1.5)
     assert (result["metric"], result["bar"]) == ("mae", 1.5)
     assert [(one["section"], one["finding"]) for one in result["sections"]] == [
         ("b", "weak"),
@@ -78,3 +78,23 @@ def test_chance_findings_are_corrected_over_the_sections():
     result = found(dict.fromkeys("abcdefgh", (17, 20)) | {"z": (14, 20)}, bar=0.85)
     z = result["sections"][0]
     assert z["section"] == "z" and z["p_value"] < 0.1 < 0.3 < z["p_bh"]
+
+
+def test_few_good_readings_among_unreadable_answers_are_not_strong():
+    """An error in points counted over the readable rows alone would call 20 good of 100 answers a strong section."""
+    from vlm_pipeline.scoring.row_scorers import build_scorer
+    from vlm_pipeline.settings.scoring import ScoreSettings
+
+    rows = [{**row, "section": "a", "answer": "Safety Score: 5"} for row in formatted(100, split="val")]
+    texts = ["Safety Score: 5"] * 20 + ["The picture."] * 80
+    scores = score_table(
+        [build_scorer(ScoreSettings(low=1, high=10))], rows, predictions(rows, "tuned", texts)
+    )
+    section = weak_sections(scores, predictor="tuned", bar=1.5)["sections"][0]
+    assert section["finding"] == "weak" and section["estimate"] == pytest.approx(0.8 * 5)
+    assert (section["n"], section["n_unscored"]) == (100, 80)
+
+
+def test_unreadable_answers_on_a_scale_without_an_end_are_never_strong():
+    result = found({"a": (20, 100)}, scorer=PointScorer(), wrong="I cannot tell", bar=1.5)["sections"][0]
+    assert result["estimate"] == 0.0 and result["finding"] == "undecided"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from vlm_pipeline.scoring.metrics import against_bar, compute_metrics, metric_name
+from vlm_pipeline.scoring.metrics import against_bar, compute_metrics, metric_name, with_misses
 from vlm_pipeline.scoring.row_scorers import build_scorer
 from vlm_pipeline.scoring.table import score_table
-from vlm_pipeline.scoring.weak import DEFAULT_BARS, FALLBACK_BAR
+from vlm_pipeline.settings.scoring import bars_of
 from vlm_pipeline.store import TaskStore, write_json
 from vlm_pipeline.task import Task, load_task
 from vlm_pipeline.task_yaml import TaskFileError
@@ -93,23 +93,22 @@ class Gate:
         scores = score_table(scorers, self.formatted, self.predictions, splits=[self.split])
         if not scores:
             raise GateError(f"{self.model} has no stored answer to any {self.split} row: predict them first")
-        return compute_metrics(scores, self.predictions, predictor=self.model)
+        bars = bars_of(self.task.scorers, self.task.thresholds.primary)
+        return compute_metrics(scores, self.predictions, predictor=self.model, bars=bars)
 
     def bars(self) -> list[dict[str, Any]]:
         """One bar per scorer, over all rows and by section: name, figure, bar, passes, demonstrated."""
         found = []
-        for position, settings in enumerate(self.task.scorers):
-            figures = self.metrics["scorers"][settings.column_name]
-            bar = self.task.thresholds.primary if position == 0 else None
-            bar = bar if bar is not None else settings.threshold
-            bar = DEFAULT_BARS.get(settings.kind, FALLBACK_BAR) if bar is None else bar
+        for name, bar in bars_of(self.task.scorers, self.task.thresholds.primary).items():
+            figures = self.metrics["scorers"][name]
             places = {"all": figures} | figures["sections"]
             for place, found_there in places.items():
                 figure = found_there["metrics"].get(metric_name(figures["primary"]) or "") or {}
-                basis = figure.get("of_all") or figure or {"estimate": None, "low": None, "high": None}
+                basis = with_misses(figure) or {"estimate": None, "low": None, "high": None}
                 held = against_bar(basis, bar, figure.get("direction", "higher"))
-                name = f"{self.model}-{settings.column_name}-{place}"
-                found.append({"name": name, "n": found_there["n"], **_limits(basis), **held})
+                found.append(
+                    {"name": f"{self.model}-{name}-{place}", "n": found_there["n"], **_limits(basis), **held}
+                )
         return found
 
     def rows(self) -> list[dict[str, Any]]:
