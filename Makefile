@@ -43,7 +43,7 @@ eval-quick: setup  ## the same on EXAMPLES rows per section and split
 eval-probes: setup  ## the hand-written critical questions
 	@$(BIN)/python -m vlm_pipeline eval $(TASK) --max-examples 1 --probes
 
-compare: setup  ## two predictors, A and B
+compare: setup  ## two predictors: B judged against A
 	@$(BIN)/python -m vlm_pipeline eval $(TASK) --predictors $(A),$(B)
 
 report: setup  ## the last decision again, and where its report lies

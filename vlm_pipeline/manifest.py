@@ -77,6 +77,22 @@ def make_once(
         return Artifact(made.data_version, made.metadata, made.files, False, reason, seconds)
 
 
+def left_alone(store: TaskStore, name: str) -> Artifact | None:
+    """An artifact that this run does not look at, as it lies in the store; None where it was never made."""
+    manifest = read_manifest(store, name)
+    if manifest is None:
+        return None
+    files = tuple(store.base / relative for relative in manifest["files"])
+    return Artifact(
+        manifest["data_version"],
+        manifest["metadata"],
+        files,
+        True,
+        "left out of this run, kept as it is",
+        manifest["seconds"],
+    )
+
+
 def read_manifest(store: TaskStore, name: str) -> dict[str, Any] | None:
     """The manifest, or None where there is none or it is not readable (then the artifact is made again)."""
     try:

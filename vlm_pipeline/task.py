@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from vlm_pipeline.settings.regeneration import RegenerationSettings
 from vlm_pipeline.settings.scoring import ScorerSettings
 from vlm_pipeline.settings.training import PRESETS, LoraSettings, QuantizationSettings, TrainingSettings
 from vlm_pipeline.store import content_hash
+from vlm_pipeline.task_errors import describe, did_you_mean
 from vlm_pipeline.task_yaml import TaskFileError, load_with_lines
 
 TASK_FILE = "task.yaml"
@@ -108,6 +109,24 @@ class Task(Settings):
     def base(self) -> TransformersPredictor:
         return self.predictors[0]  # type: ignore[return-value]
 
+    def picked(self, names: Sequence[str]) -> list[str]:
+        """Predictors of a run that asks for `names`, in the task's order: all where none is named, and always the base.
+
+        Raises ValueError for a name that is no predictor of the task, with the nearest one.
+        """
+        known = [predictor.name for predictor in self.predictors]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{self.name} has no predictor {name!r}{did_you_mean(name, known)}")
+        return [name for name in known if not names or name in names or name == self.base.name]
+
+    def asked_pair(self, names: Sequence[str]) -> tuple[str, str] | None:
+        """(challenger, reference) of a run that asks for two: the second against the first, but all against the base."""
+        if len(names) != 2:
+            return None
+        reference, challenger = names
+        return (reference, challenger) if challenger == self.base.name else (challenger, reference)
+
     @cached_property
     def base_model_path(self) -> str:
         """Folder of a local base model (relative to the task folder), or the hub id as written."""
@@ -140,7 +159,7 @@ def load_task(folder: Path | str) -> Task:
     try:
         task = Task.model_validate(data)
     except ValidationError as error:
-        problems = sorted({_describe(problem, data, lines) for problem in error.errors()})
+        problems = sorted({describe(problem, Task, data, lines) for problem in error.errors()})
         raise TaskFileError("\n".join(f"{path}, line {line}: {text}" for line, text in problems)) from error
     task._root = folder.resolve()
     return task
@@ -175,73 +194,3 @@ def load_tasks(variable: str | None = None) -> tuple[list[Task], list[str]]:
         else:
             tasks[task.name] = task
     return list(tasks.values()), problems
-
-
-def _describe(problem: Any, data: Any, lines: dict[tuple[str | int, ...], int]) -> tuple[int, str]:
-    """Line, and field with what is wrong; an unknown key comes with the nearest valid name."""
-    location = _location_in_file(problem["loc"], data)
-    known = location
-    while known not in lines:
-        known = known[:-1]
-    field = ".".join(map(str, location)) or "(top level)"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = f"unknown setting{_nearest(problem['loc'], location)}"
-    elif problem["type"] == "missing":
-        message = "is missing"
-    return lines[known], f"{field}: {message}"
-
-
-def _location_in_file(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
-    """Pydantic puts the tag of a discriminated union into the location; the file has no such level."""
-    location: list[str | int] = []
-    for position, part in enumerate(loc):
-        last = position == len(loc) - 1
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        elif not last:
-            continue
-        elif isinstance(data, dict) and data.get("kind") == part:
-            continue
-        location.append(part)
-    return tuple(location)
-
-
-def _nearest(loc: tuple[str | int, ...], location: tuple[str | int, ...]) -> str:
-    names = _field_names(Task, loc[:-1])
-    close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; valid names here: {', '.join(sorted(names))}" if names else ""
-
-
-def _field_names(model: Any, loc: tuple[str | int, ...]) -> list[str]:
-    """Names of the settings that are valid at a location, walking through lists and unions."""
-    from typing import get_args
-
-    def models(annotation: Any) -> list[Any]:
-        if isinstance(annotation, type) and issubclass(annotation, Settings):
-            return [annotation]
-        return [found for inner in get_args(annotation) for found in models(inner)]
-
-    current = [model]
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        tagged = [
-            m
-            for m in current
-            if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
-        ]
-        if tagged:
-            current = tagged
-            continue
-        current = [
-            inner
-            for m in current
-            if part in m.model_fields
-            for inner in models(m.model_fields[part].annotation)
-        ]
-    return sorted({name for m in current for name in m.model_fields})

@@ -126,3 +126,18 @@ def test_sections_may_be_called_as_in_the_data_but_not_what_dagster_refuses(tmp_
     ):
         (message,) = mistakes(tmp_path, GOOD.replace("[torque, fluids]", names))
         assert reason in message
+
+
+def test_of_two_predictors_the_second_is_judged_against_the_first_and_all_against_the_base(
+    tmp_path: Path,
+) -> None:
+    more = "  - {name: rival, kind: transformers, adapter: trained}\n"
+    task = load_task(write(tmp_path / "demo", GOOD.replace("scorers:", more + "scorers:")))
+    assert task.picked([]) == ["base", "tuned", "rival"]
+    assert task.picked(["rival"]) == ["base", "rival"]
+    assert task.asked_pair(["rival", "tuned"]) == ("tuned", "rival")
+    assert task.asked_pair(["tuned", "rival"]) == ("rival", "tuned")
+    assert task.asked_pair(["tuned", "base"]) == task.asked_pair(["base", "tuned"]) == ("tuned", "base")
+    assert task.asked_pair([]) is None
+    with pytest.raises(ValueError, match="demo has no predictor 'rivla'; did you mean 'rival'"):
+        task.picked(["rivla"])

@@ -10,7 +10,7 @@ from typing import Any
 from vlm_pipeline.formatting.probes import SPLIT as PROBES
 from vlm_pipeline.formatting.probes import probe_tables
 from vlm_pipeline.formatting.stage import formatted_paths, processor_identity, splits_version
-from vlm_pipeline.manifest import Artifact, make_once, read_manifest, require
+from vlm_pipeline.manifest import Artifact, left_alone, make_once, read_manifest, require
 from vlm_pipeline.settings.predictors import (
     OpenAICompatiblePredictor,
     OpenAIFineTunedPredictor,
@@ -38,8 +38,11 @@ def make_predictions(
     """`predictions/<name>.parquet`, or a status that says why there is none ("not run: …", "pending: …").
 
     `adapters` is the store that holds the trained adapter, where it is not `store`. `run_id` names the ledger that
-    the hosted predictors of one run share. Rows that failed are asked again.
+    the hosted predictors of one run share. Rows that failed are asked again. A predictor that the run does not pick
+    keeps the answers it has.
     """
+    if not picked and (kept := left_alone(store, f"predictions/{predictor.name}")):
+        return kept
     adapters = adapters or store
     reason = unavailable(task, store, predictor, picked)
     if reason:
@@ -153,11 +156,21 @@ def make_fine_tune(
     info = submit(train, val, predictor, info_path=info_path, budget=budget, client=client, say=log)
     if predictor.wait:
         info = wait(info_path, client, say=log)
+    return _fine_tuned(info)
+
+
+def known_fine_tune(store: TaskStore) -> Artifact:
+    """The hosted job as it was last seen, for a run that submits none."""
+    if info := read_json(fine_tune_info(store), default=None):
+        return _fine_tuned(info)
+    reason = "not run: left out of this run"
+    return Artifact(content_hash(reason), {"status": reason}, reason=reason)
+
+
+def _fine_tuned(info: dict[str, Any]) -> Artifact:
     metadata = {"status": info["status"], "job": info["job_id"], "model": info.get("fine_tuned_model")}
     metadata["estimated_usd"] = float(info["estimate"]["usd"])
-    return Artifact(
-        content_hash([info["key"], info["status"]]), metadata, (info_path,), reason=info["status"]
-    )
+    return Artifact(content_hash([info["key"], info["status"]]), metadata, reason=info["status"])
 
 
 def conditions(task: Task, predictor: Any) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from vlm_pipeline.task import Task
 class LoopOptions(dg.ConfigurableResource):
     """Choices of one run. Example run config: `{resources: {loop: {config: {predictors: [base, tuned]}}}}`."""
 
-    predictors: list[str] = []  # only these are predicted and compared; empty: all of the task
-    skip: list[str] = []  # stages left out: "openai_finetune", "probes", "judge"
+    # Only these are predicted and compared, besides the base; of two, the second is judged against the first.
+    predictors: list[str] = []  # empty: all of the task
+    skip_fine_tune: bool = False  # submit no hosted fine-tuning job; one that runs goes on
     max_examples: int = (
         0  # above 0: a dev run with this many rows per section and split, in a store folder of its own
     )
@@ -38,8 +39,8 @@ class LoopOptions(dg.ConfigurableResource):
         """Where the trained adapter lies: in the run's own store, or for a quick evaluation in the full run's."""
         return TaskStore(task.name) if self.full_adapter else self.store(task)
 
-    def picked(self, name: str) -> bool:
-        return not self.predictors or name in self.predictors
+    def picked(self, task: Task, name: str) -> bool:
+        return name in task.picked(self.predictors)
 
 
 class PayloadClient(dg.ConfigurableResource):

@@ -10,7 +10,6 @@ from vlm_pipeline.formatting.stage import read_formatted, verification_findings
 from vlm_pipeline.manifest import Artifact, code_version, make_once, read_manifest, require
 from vlm_pipeline.regeneration.judging import points
 from vlm_pipeline.regeneration.rounds import history, looks_at_test
-from vlm_pipeline.scoring.stage import READY, predictor_status
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import current_adapter
@@ -60,12 +59,13 @@ def report_inputs(task: Task, store: TaskStore) -> Any:
     from vlm_pipeline.inference.prediction import read_about
     from vlm_pipeline.reporting.inputs import ReportInputs
 
-    ready = [p.name for p in task.predictors if predictor_status(store, p.name) == READY]
+    comparison = read_json(store.path("comparison.json"))
+    ready = [one["name"] for one in comparison["predictors"] if one["status"] == "measured"]
     adapter = current_adapter(store)
     metrics = {name: read_json(store.path("metrics", f"{name}.json")) for name in ready}
     tables = {name: store.path("predictions", f"{name}.parquet") for name in ready}
     return ReportInputs(
-        comparison=read_json(store.path("comparison.json")),
+        comparison=comparison,
         metrics={name: found["splits"]["test"] for name, found in metrics.items()},
         rows=read_formatted(task, store, ["test"], REPORTED_COLUMNS),
         predictions=tables,

@@ -43,6 +43,7 @@ def compare(
     base: str,
     tuned: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    deciding: tuple[str, str] | None = None,
     headline: str | None = None,
     conditions: Mapping[str, Mapping[str, Any]] | None = None,
     not_run: Mapping[str, str] | None = None,
@@ -54,7 +55,8 @@ def compare(
     """The comparison as a JSON dict.
 
     ``score_rows`` (one split, all predictors) come from `score_table`; ``pairs`` are (challenger, reference) names
-    (default: every predictor against the base, and ``tuned`` against every other); ``headline`` names the scorer that
+    (default: every predictor against the base, and ``tuned`` against every other); ``deciding`` is the pair that the
+    decision is about (default: ``tuned`` against the base); ``headline`` names the scorer that
     decides (default: the first); ``conditions`` as in `fairness`; ``not_run`` maps predictors without answers to the
     reason; ``metrics`` saves computing what `compute_metrics` already gave.
 
@@ -68,6 +70,10 @@ def compare(
     headline = headline if headline in scorers else scorers[0]
     names = [base, *(name for name in names if name != base)]
     wanted = list(pairs) if pairs is not None else _default_pairs(names, base, tuned)
+    if deciding:
+        wanted = [deciding, *(pair for pair in wanted if set(pair) != set(deciding))]
+    elif tuned:
+        deciding = (tuned, base)
     waiting = dict(not_run or {})
     options = {"confidence": confidence, "seed": seed}
     figures = {
@@ -85,6 +91,7 @@ def compare(
     _correct_across_pairs(compared)
     for pair in compared:
         pair["decision"] = decide(pair, alpha=1 - confidence)
+    main = next((pair for pair in compared if deciding in (None, (pair["a"], pair["b"]))), None)
     return {
         "split": score_rows[0]["split"],
         "base": base,
@@ -105,8 +112,8 @@ def compare(
             for a, b in wanted
             if a not in names or b not in names
         ],
-        "fairness": _main_fairness(compared, base, tuned),
-        "decision": _main_decision(compared, base, tuned, waiting),
+        "fairness": _main_fairness(main),
+        "decision": main["decision"] if main else _undecided(deciding, waiting),
     }
 
 
@@ -238,13 +245,7 @@ def _summary(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "status": "measured", "headline": figures["headline"], "usage": figures["usage"]}
 
 
-def _main_pair(compared: Sequence[dict[str, Any]], base: str, tuned: str | None) -> dict[str, Any] | None:
-    """The pair that the task is about: the tuned model against the base."""
-    return next((pair for pair in compared if pair["b"] == base and pair["a"] == (tuned or pair["a"])), None)
-
-
-def _main_fairness(compared: Sequence[dict[str, Any]], base: str, tuned: str | None) -> dict[str, Any]:
-    pair = _main_pair(compared, base, tuned)
+def _main_fairness(pair: dict[str, Any] | None) -> dict[str, Any]:
     if pair is None:
         return {"holds": None, "sentence": "Nothing to compare yet.", "checks": []}
     block = pair["fairness"]
@@ -255,13 +256,10 @@ def _main_fairness(compared: Sequence[dict[str, Any]], base: str, tuned: str | N
     return {"a": pair["a"], "b": pair["b"], "sentence": sentence, **block}
 
 
-def _main_decision(
-    compared: Sequence[dict[str, Any]], base: str, tuned: str | None, waiting: Mapping[str, str]
-) -> dict[str, Any]:
-    if pair := _main_pair(compared, base, tuned):
-        return pair["decision"]
-    reason = waiting.get(tuned or "", "no other predictor has answered")
+def _undecided(deciding: tuple[str, str] | None, waiting: Mapping[str, str]) -> dict[str, Any]:
+    missing = next((name for name in deciding or () if name in waiting), None)
+    reason = waiting[missing] if missing else "no other predictor has answered"
     return {
         "verdict": "not_run",
-        "sentence": f"Not decided: {tuned or 'a challenger'} was not run ({reason}).",
+        "sentence": f"Not decided: {missing or (deciding[0] if deciding else 'a challenger')} was not run ({reason}).",
     }

@@ -8,7 +8,15 @@ from typing import Any
 from vlm_pipeline.formatting.probes import SPLIT as PROBES
 from vlm_pipeline.formatting.probes import probes_file
 from vlm_pipeline.formatting.stage import formatted_versions, read_formatted
-from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, read_manifest, require
+from vlm_pipeline.manifest import (
+    Artifact,
+    code_version,
+    combined_version,
+    left_alone,
+    make_once,
+    read_manifest,
+    require,
+)
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
 from vlm_pipeline.settings.scoring import bars_of
 from vlm_pipeline.store import TaskStore, content_hash, read_json, write_json
@@ -40,9 +48,16 @@ def predictions_metadata(store: TaskStore, name: str) -> dict[str, Any]:
     return (read_manifest(store, f"predictions/{name}") or {"metadata": {}})["metadata"]
 
 
-def make_metrics(task: Task, store: TaskStore, predictor: Any, log: Callable[[str], None]) -> Artifact:
-    """`metrics/<model>.json` and the row scores beside it, per split; a predictor that did not run says why."""
+def make_metrics(
+    task: Task, store: TaskStore, predictor: Any, log: Callable[[str], None], *, picked: bool = True
+) -> Artifact:
+    """`metrics/<model>.json` and the row scores beside it, per split; a predictor that did not run says why.
+
+    What was measured before stays where the run does not pick this predictor.
+    """
     name = predictor.name
+    if not picked and (kept := left_alone(store, f"metrics/{name}")):
+        return kept
     inputs = {
         **require(store, [f"predictions/{name}"], f"Materialize predictions/{name}."),
         "rows": combined_version(formatted_versions(task, store)),
@@ -181,9 +196,16 @@ def _figures_table(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def make_comparison(
-    task: Task, store: TaskStore, names: Sequence[str], log: Callable[[str], None]
+    task: Task,
+    store: TaskStore,
+    names: Sequence[str],
+    log: Callable[[str], None],
+    deciding: tuple[str, str] | None = None,
 ) -> Artifact:
-    """`comparison.json`: the picked predictors on the same test rows, base first."""
+    """`comparison.json`: the picked predictors on the same test rows, base first.
+
+    `deciding` is the (challenger, reference) pair that was asked for; by default the tuned model against the base.
+    """
     base = task.base.name
     names = [base, *(name for name in names if name != base)]
     inputs = {
@@ -191,6 +213,7 @@ def make_comparison(
         **require(store, [f"predictions/{name}" for name in names], "Materialize the predictions."),
         "thresholds": task.settings_hash("thresholds"),
         "code": code_version("scoring"),
+        **({"deciding": " against ".join(deciding)} if deciding else {}),
     }
 
     def make() -> Artifact:
@@ -207,6 +230,7 @@ def make_comparison(
             predictions,
             base=base,
             tuned=tuned_name(task),
+            deciding=deciding,
             conditions={name: predictions_metadata(store, name).get("conditions", {}) for name in ready},
             not_run={name: status for name, status in statuses.items() if status != READY},
             metrics={
@@ -297,9 +321,13 @@ def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None])
 def candidate(task: Task, store: TaskStore) -> str:
     """The predictor that the loop tries to improve: the first trained adapter that is ready, else the base."""
     for predictor in task.predictors:
-        if getattr(predictor, "adapter", None) and predictor_status(store, predictor.name) == READY:
+        if getattr(predictor, "adapter", None) and _measured(store, predictor.name):
             return predictor.name
     return task.base.name
+
+
+def _measured(store: TaskStore, name: str) -> bool:
+    return (read_manifest(store, f"metrics/{name}") or {"metadata": {}})["metadata"].get("status") == READY
 
 
 def fairness_report(task: Task, store: TaskStore) -> Verdict:

@@ -9,8 +9,10 @@ import dagster as dg
 import pytest
 
 from vlm_pipeline.definitions import build_defs
+from vlm_pipeline.manifest import FOLDER
 from vlm_pipeline.orchestration.jobs import RANGE_END, RANGE_START
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
+from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.promotion.world import SECTIONS, Answers, World
 
 _CURRENT: dict[str, World] = {}  # a resource holds plain settings only
@@ -28,10 +30,17 @@ class GraphWorld:
     """A world with its definitions and a Dagster instance of its own."""
 
     def __init__(
-        self, folder: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, more: str = ""
+        self,
+        folder: Path,
+        instance: dg.DagsterInstance,
+        monkeypatch: pytest.MonkeyPatch,
+        more: str = "",
+        rivals: dict[str, float] | None = None,
     ) -> None:
+        """`rivals`: predictors besides base and tuned, with their shares of right answers."""
         monkeypatch.setenv("VLM_PIPELINE_STORE", str(folder / "store"))
-        self.world = World(folder, Answers({"base": 0.1, "tuned": 0.95}), more=more)
+        shares = {"base": 0.1, "tuned": 0.95, **(rivals or {})}
+        self.world = World(folder, Answers(shares), more=more, rivals=tuple(rivals or ()))
         self.instance = instance
         _CURRENT["world"] = self.world
         self.task = self.world.task
@@ -50,10 +59,21 @@ class GraphWorld:
             instance=self.instance, asset_selection=list(keys), partition_key=partition, tags=tags, raise_on_error=False
         )  # fmt: skip
 
-    def loop(self, job: str = "retrain_and_eval") -> Any:
+    def loop(self, job: str = "retrain_and_eval", **choices: Any) -> Any:
+        """One job of the task; `choices` as in LoopOptions."""
         return self.defs.resolve_job_def(f"{job}_{self.task.name}").execute_in_process(
-            instance=self.instance, raise_on_error=False
+            run_config={"resources": {"loop": {"config": choices}}},
+            instance=self.instance,
+            raise_on_error=False,
         )
+
+    def artifacts(self) -> dict[str, Any]:
+        """Every artifact's manifest by name."""
+        root = self.world.store.path(FOLDER)
+        return {
+            str(path.relative_to(root).with_suffix("")): read_json(path)
+            for path in sorted(root.rglob("*.json"))
+        }
 
     def tick(self, sensor: str) -> dg.SensorResult:
         """One look of a sensor; its cursor is kept, as the daemon keeps it."""

@@ -41,7 +41,7 @@ splits: {{group_key: group}}
 predictors:
   - {{name: base, kind: transformers}}
   - {{name: tuned, kind: transformers, adapter: trained}}
-scorers: [{{kind: text, primary: exact}}]
+{rivals}scorers: [{{kind: text, primary: exact}}]
 {more}"""
 PROBES = """\
 - {id: p1, question: "What is the value of probe 1?", expected_answer: "value 1"}
@@ -146,6 +146,7 @@ class World:
     answers: Answers
     seed: int = 0
     more: str = ""
+    rivals: tuple[str, ...] = ()  # predictors besides base and tuned
     splits: dict[str, int] = field(default_factory=lambda: {"train": 3, "val": 2, "test": 10})
     base: Path = BASE
 
@@ -156,7 +157,10 @@ class World:
 
     @property
     def task(self) -> Task:
-        text = TASK.format(base=self.base, seed=self.seed, more=self.more)
+        rivals = "".join(
+            f"  - {{name: {name}, kind: transformers, adapter: trained}}\n" for name in self.rivals
+        )
+        text = TASK.format(base=self.base, seed=self.seed, more=self.more, rivals=rivals)
         (self.folder / "demo" / "task.yaml").write_text(text)
         return load_task(self.folder / "demo")
 

@@ -176,6 +176,20 @@ class TestTables:
         found = compared(tables, pairs=[("other", "tuned")])
         assert [(p["a"], p["b"]) for p in found["pairs"]] == [("other", "tuned")]
 
+    def test_the_pair_that_was_asked_for_decides_and_comes_first(self):
+        tables = {
+            name: answers(rate, 60, i)
+            for i, (name, rate) in enumerate((("base", 0.1), ("other", 0.5), ("tuned", 0.9)))
+        }
+        found = compared(tables, tuned="tuned", deciding=("other", "tuned"))
+        assert (found["decision"]["a"], found["decision"]["b"]) == ("other", "tuned")
+        assert found["decision"]["verdict"] == "worse"
+        assert [(p["a"], p["b"]) for p in found["pairs"]] == [
+            ("other", "tuned"),
+            ("tuned", "base"),
+            ("other", "base"),
+        ]
+
     def test_pending_predictors_are_listed_and_never_zero(self):
         found = compared(
             {"base": answers(0.1, 60, 1)}, tuned="tuned", not_run={"tuned": "pending: job queued"}

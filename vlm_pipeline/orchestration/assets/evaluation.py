@@ -5,8 +5,7 @@ from typing import Any
 import dagster as dg
 
 from vlm_pipeline.formatting.probes import make_probes
-from vlm_pipeline.inference.stage import make_fine_tune, make_predictions
-from vlm_pipeline.manifest import Artifact
+from vlm_pipeline.inference.stage import known_fine_tune, make_fine_tune, make_predictions
 from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
 from vlm_pipeline.orchestration.recording import record
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
@@ -36,8 +35,8 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "4_decision", "json"),
     )
     def comparison(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        names = [predictor.name for predictor in task.predictors if loop.picked(predictor.name)]
-        return record(make_comparison(loop.task(task), loop.store(task), names, context.log.info))
+        names, pair = task.picked(loop.predictors), task.asked_pair(loop.predictors)
+        return record(make_comparison(loop.task(task), loop.store(task), names, context.log.info, pair))
 
     @dg.asset(
         key=key(task, "weak_sections"),
@@ -93,7 +92,7 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
             store,
             predictor,
             run_payload,
-            picked=loop.picked(name),
+            picked=loop.picked(task, name),
             adapters=loop.adapters(task),
             run_id=context.run_id,
             log=context.log.info,
@@ -108,7 +107,10 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
         **common(task, "3_evaluation", "json"),
     )
     def metrics(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_metrics(loop.task(task), loop.store(task), predictor, context.log.info))
+        picked = loop.picked(task, name)
+        return record(
+            make_metrics(loop.task(task), loop.store(task), predictor, context.log.info, picked=picked)
+        )
 
     return [*fine_tune, predictions, metrics]
 
@@ -126,15 +128,10 @@ def _fine_tune_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
         **common(task, "2_training", "openai"),
     )
     def openai_finetune(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        if "openai_finetune" in loop.skip or not loop.picked(predictor.name):
-            return record(
-                Artifact(
-                    "skipped", {"status": "not run: left out of this run"}, reason="left out of this run"
-                )
-            )
-        made = make_fine_tune(
-            loop.task(task), loop.store(task), predictor, run_id=context.run_id, log=context.log.info
-        )
+        store = loop.store(task)
+        if loop.skip_fine_tune or not loop.picked(task, predictor.name):
+            return record(known_fine_tune(store))
+        made = make_fine_tune(loop.task(task), store, predictor, run_id=context.run_id, log=context.log.info)
         return record(made)
 
     return [openai_finetune]
