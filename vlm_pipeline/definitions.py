@@ -13,7 +13,6 @@ from vlm_pipeline.orchestration.executor import loop_executor
 from vlm_pipeline.orchestration.jobs import task_jobs
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
 from vlm_pipeline.orchestration.sensors import task_sensors
-from vlm_pipeline.orchestration.sensors_loop import improve_sensor
 from vlm_pipeline.task import Task, load_tasks
 
 # Backfill policies and partition tags are beta in Dagster 1.13; the pins and tests hold them still.
@@ -38,7 +37,7 @@ def build_defs(
         jobs=[
             job for task, found in zip(tasks, per_task, strict=True) for job in task_jobs(task, found.assets)
         ],
-        sensors=[sensor for task in tasks for sensor in (*task_sensors(task), improve_sensor(task))],
+        sensors=[sensor for task in tasks for sensor in task_sensors(task)],
         resources={"loop": LoopOptions(), "payloads": PayloadClient(), **(resource_overrides or {})},
         executor=loop_executor,
     )

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 
+from vlm_pipeline.orchestration.executor import close_dead_runs
+from vlm_pipeline.orchestration.runs import ATTEMPTS, TASK_TAG
 from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import content_hash
 from vlm_pipeline.task import Task
-
-ATTEMPTS = 3  # runs for one state of the inputs: a killed run is tried again, a failing one not for ever
 
 
 class OutOfDate(dg.AutomationCondition):
@@ -66,9 +66,11 @@ class OutOfDate(dg.AutomationCondition):
 
 
 def _resolver(view: object) -> CachingStaleStatusResolver:
-    """One resolver for each look, shared by the conditions of all assets."""
+    """One resolver for each look, shared by the conditions of all assets. A look begins by closing runs that died:
+    their assets would be "in progress" for ever."""
     found = getattr(view, "_vlm_pipeline_resolver", None)
     if found is None:
+        close_dead_runs(view.instance)
         from dagster._core.loader import LoadingContextForTest
 
         found = CachingStaleStatusResolver(
@@ -133,7 +135,7 @@ def automation_sensor(task: Task) -> dg.AutomationConditionSensorDefinition:
         default_status=dg.DefaultSensorStatus.STOPPED,
         minimum_interval_seconds=task.automation.every_s,
         use_user_code_server=True,  # the condition is this project's own
-        run_tags={"task": task.name},
+        run_tags={TASK_TAG: task.name},
         description="Brings rows, answers, figures and report up to date after a change of content"
         + (f"; {' and '.join(more)} too." if more else "; nothing is trained and nothing hosted is asked."),
     )

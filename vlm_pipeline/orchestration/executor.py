@@ -2,7 +2,8 @@
 
 Heavy work happens in payload processes, so a process per step would only pay the imports again (22 trivial steps:
 6 s in one process, 61 s in many). After SIGKILL of a run its pool slots stay taken until the daemon notices, and
-without a daemon for ever; every run therefore signs with its process, and the next run closes what is dead.
+without a daemon for ever; every run therefore signs with its process, and the next run, and every look of a sensor,
+closes what is dead.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import psutil
@@ -20,9 +22,11 @@ from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.executor.in_process import InProcessExecutor
 
 from vlm_pipeline.compute.payload import STARTER_VARIABLE, die_with_parent
+from vlm_pipeline.orchestration.runs import TASK_TAG
 
 PROCESS_TAG = "vlm_pipeline/process"
 OPEN = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+UNSIGNED_S = 300  # a run signs within seconds of its launch; one that has not by then died before it could
 
 
 def process_signature(pid: int | None = None) -> str:
@@ -31,8 +35,10 @@ def process_signature(pid: int | None = None) -> str:
     return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
 
 
-def is_dead(signature: str) -> bool:
+def is_dead(signature: str | None) -> bool:
     """True only for a process of this host that is gone; another host's runs are not ours to judge."""
+    if signature is None:
+        return False
     host, pid, _ = signature.rsplit(":", 2)
     if host != socket.gethostname():
         return False
@@ -45,10 +51,17 @@ def is_dead(signature: str) -> bool:
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs whose process is gone as failed and free their pool slots; returns their ids."""
     closed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=OPEN)):
-        if PROCESS_TAG in run.tags and is_dead(run.tags[PROCESS_TAG]):
-            instance.report_run_failed(run, "The process of this run is gone (killed or out of memory).")
-            closed.append(run.run_id)
+    long_ago = datetime.now(UTC) - timedelta(seconds=UNSIGNED_S)
+    unsigned = dg.RunsFilter(statuses=[*OPEN, dg.DagsterRunStatus.NOT_STARTED], updated_before=long_ago)
+    dead = [
+        one for one in instance.get_runs(dg.RunsFilter(statuses=OPEN)) if is_dead(one.tags.get(PROCESS_TAG))
+    ]
+    dead += [
+        one for one in instance.get_runs(unsigned) if PROCESS_TAG not in one.tags and TASK_TAG in one.tags
+    ]
+    for run in dead:
+        instance.report_run_failed(run, "The process of this run is gone (killed or out of memory).")
+        closed.append(run.run_id)
     storage = instance.event_log_storage
     if storage.supports_global_concurrency_limits:
         for run_id in storage.get_concurrency_run_ids():

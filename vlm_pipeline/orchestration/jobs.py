@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from vlm_pipeline.orchestration.assets.regeneration import NEW_ROUND_TAG
+from vlm_pipeline.orchestration.runs import TASK_TAG
 from vlm_pipeline.task import Task
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -42,7 +43,7 @@ def task_jobs(task: Task, assets: list[dg.AssetsDefinition]) -> list[dg.Unresolv
         dg.define_asset_job(
             f"{habit}_{task.name}",
             selection=dg.AssetSelection.assets(*(a for a in assets if a.key.path[1] not in left_out)),
-            tags={RANGE_START: names[0], RANGE_END: names[-1], "task": task.name}
+            tags={RANGE_START: names[0], RANGE_END: names[-1], TASK_TAG: task.name}
             | ({NEW_ROUND_TAG: "yes"} if habit == "improve" else {}),
             description=f"{task.title or task.name}. {description}",
         )

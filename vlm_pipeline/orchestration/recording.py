@@ -11,6 +11,7 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
     NULL_EVENT_POINTER,
+    extract_data_version_from_entry,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
@@ -128,3 +129,12 @@ def record_sections(
             )
         )
     return dg.MaterializeResult(metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+
+
+def recorded_version(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str | None = None
+) -> str | None:
+    """Data version of an asset as Dagster knows it, or None where it was never recorded."""
+    found = instance.get_latest_data_version_record(asset, partition_key=partition)
+    version = extract_data_version_from_entry(found.event_log_entry) if found else None
+    return version.value if version else None

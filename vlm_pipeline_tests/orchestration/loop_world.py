@@ -10,6 +10,7 @@ import pytest
 
 from vlm_pipeline.definitions import build_defs
 from vlm_pipeline.manifest import FOLDER
+from vlm_pipeline.orchestration.executor import PROCESS_TAG, process_signature
 from vlm_pipeline.orchestration.jobs import RANGE_END, RANGE_START
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
 from vlm_pipeline.store import read_json
@@ -59,6 +60,12 @@ class GraphWorld:
             instance=self.instance, asset_selection=list(keys), partition_key=partition, tags=tags, raise_on_error=False
         )  # fmt: skip
 
+    def kill(self, request: dg.RunRequest) -> None:
+        """Let the daemon start what a sensor asked for, and kill the run before it has recorded anything."""
+        tags = {**request.tags, "dagster/run_key": str(request.run_key)}
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        start_and_kill(self.instance, job, tags, asset_selection=frozenset(request.asset_selection or ()))
+
     def loop(self, job: str = "retrain_and_eval", **choices: Any) -> Any:
         """One job of the task; `choices` as in LoopOptions."""
         return self.defs.resolve_job_def(f"{job}_{self.task.name}").execute_in_process(
@@ -92,6 +99,12 @@ class GraphWorld:
 
     def whole_range(self) -> dict[str, str]:
         return {RANGE_START: SECTIONS[0], RANGE_END: SECTIONS[-1]}
+
+
+def start_and_kill(instance: dg.DagsterInstance, job: Any, tags: dict[str, str], **run: Any) -> dg.DagsterRun:
+    """What the run storage holds after SIGKILL of a run at work: it is started, and its process is gone."""
+    dead = {PROCESS_TAG: process_signature().rsplit(":", 1)[0] + ":1.00"}
+    return instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={**tags, **dead}, **run)
 
 
 def failures(result: Any) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from vlm_pipeline.orchestration import automation
 from vlm_pipeline.training.stage import current_adapter
-from vlm_pipeline_tests.orchestration.loop_world import GraphWorld, failures
+from vlm_pipeline_tests.orchestration.loop_world import GraphWorld, failures, start_and_kill
 from vlm_pipeline_tests.promotion.world import write_rows
 
 
@@ -135,6 +136,28 @@ def test_a_run_that_fails_is_tried_again_and_then_left_alone(
     write_rows(graph.world.folder / "demo", "torque", graph.world.splits, edition=" newer")
     assert graph.run(graph.key("raw_examples"), tags=graph.whole_range()).success
     assert dg.evaluate_automation_conditions(graph.defs, graph.instance, cursor=cursor).total_requested == 1
+
+
+def test_a_run_that_was_killed_does_not_hold_automation_back(
+    graph: GraphWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [graph.key(name) for name in ("regenerated_rows", "raw_examples", "formatted_examples")]
+    assert graph.run(*rows, tags=graph.whole_range()).success
+    write_rows(graph.world.folder / "demo", "torque", graph.world.splits, edition=" new")
+    assert graph.run(graph.key("raw_examples"), tags=graph.whole_range()).success
+    making = frozenset(rows[-1:])
+    job = graph.defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=making)
+    start_and_kill(graph.instance, job, {"dagster/partition": "torque"}, asset_selection=making)
+
+    def asked(cursor: Any = None) -> tuple[int, Any]:
+        found = dg.evaluate_automation_conditions(graph.defs, graph.instance, cursor=cursor)
+        return found.get_num_requested(rows[-1]), found.cursor
+
+    with monkeypatch.context() as blind:
+        blind.setattr(automation, "close_dead_runs", lambda instance: [])
+        held, cursor = asked()
+    assert held == 0  # in progress, as far as anybody knows
+    assert asked(cursor)[0] == 1
 
 
 def test_the_sensor_is_off_until_it_is_switched_on(graph: GraphWorld) -> None:

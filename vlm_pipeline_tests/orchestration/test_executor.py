@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from vlm_pipeline.orchestration import executor
 from vlm_pipeline.orchestration.executor import (
     PROCESS_TAG,
     close_dead_runs,
@@ -73,6 +74,16 @@ def test_a_living_run_and_a_run_of_another_host_are_left_alone(monkeypatch: pyte
         assert close_dead_runs(instance) == []
         instance.add_run_tags(run.run_id, {PROCESS_TAG: alive.rsplit(":", 1)[0] + ":1.00"})
         assert close_dead_runs(instance) == [run.run_id]
+
+
+def test_a_run_of_a_task_that_died_before_it_could_sign_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = dg.define_asset_job("j", "*").resolve(asset_graph=_graph())
+        ours = instance.create_run_for_job(job, status=dg.DagsterRunStatus.NOT_STARTED, tags={"task": "demo"})
+        instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)  # of another project
+        assert close_dead_runs(instance) == []  # it has been launched just now
+        monkeypatch.setattr(executor, "UNSIGNED_S", -1)
+        assert close_dead_runs(instance) == [ours.run_id]
 
 
 def _graph() -> object:

@@ -13,10 +13,12 @@ import pytest
 from vlm_pipeline.definitions import build_defs
 from vlm_pipeline.examples.overlay import read_rejected
 from vlm_pipeline.orchestration.resources import LoopOptions
-from vlm_pipeline.orchestration.sensors_loop import improve_sensor
+from vlm_pipeline.orchestration.runs import ATTEMPTS
+from vlm_pipeline.orchestration.sensors.improve import improve_sensor
 from vlm_pipeline.regeneration.rounds import history, remember
 from vlm_pipeline.store import TaskStore, read_json
 from vlm_pipeline.task import Task, load_task
+from vlm_pipeline_tests.orchestration.loop_world import start_and_kill
 from vlm_pipeline_tests.regeneration.world import copy_task, read_rows, say_weak, spoil, write_rows
 
 SETTINGS = {
@@ -198,3 +200,20 @@ def test_a_run_of_the_task_that_is_not_finished_holds_the_sensor_back(
     job = build_defs(tasks=[task]).resolve_job_def(f"improve_{task.name}")
     instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={"task": task.name})
     assert "not finished" in sensor_says(task, instance)
+
+
+def test_a_round_whose_process_was_killed_is_asked_for_again_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+) -> None:
+    monkeypatch.setenv("VLM_PIPELINE_STORE", str(tmp_path / "store"))
+    task = load_task(
+        copy_task(tmp_path, {"train": 1, "val": 1, "test": 1}, **SETTINGS, automation="{train: true}")
+    )
+    say_weak(task, TaskStore(task.name), "fluids")
+    job = build_defs(tasks=[task]).resolve_job_def(f"improve_{task.name}")
+    keys = []
+    for _ in range(ATTEMPTS):
+        keys.append(sensor_says(task, instance))
+        start_and_kill(instance, job, {"task": task.name, "dagster/run_key": keys[-1]})
+    assert len(set(keys)) == ATTEMPTS and all(one.startswith("round 1 ") for one in keys)
+    assert "3 runs ended badly" in sensor_says(task, instance)

@@ -14,6 +14,7 @@ from vlm_pipeline.inference.stage import fine_tune_info
 from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.store import TaskStore, read_json
 from vlm_pipeline.task import Task, load_task
+from vlm_pipeline_tests.orchestration.loop_world import start_and_kill
 from vlm_pipeline_tests.servers.hosted_api import StandIn, environment, serving
 
 TASK = """\
@@ -35,11 +36,16 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
     return load_task(tmp_path / "demo")
 
 
-def tick(task: Task, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
+def tick(
+    task: Task, cursor: str | None = None, instance: dg.DagsterInstance | None = None
+) -> dg.SensorResult | dg.SkipReason:
     definitions = build_defs(tasks=[task])
     sensor = definitions.get_sensor_def("demo_hosted_fine_tune")
     context = dg.build_sensor_context(
-        cursor=cursor, resources={"loop": LoopOptions()}, repository_def=definitions.get_repository_def()
+        instance=instance or dg.DagsterInstance.ephemeral(),
+        cursor=cursor,
+        resources={"loop": LoopOptions()},
+        repository_def=definitions.get_repository_def(),
     )
     return sensor(context)
 
@@ -75,13 +81,20 @@ def test_a_running_job_is_asked_ever_more_seldom_and_its_end_starts_one_run(
         time.sleep(2)
         due = json.dumps({**json.loads(first.cursor), "next": 0.0})
         ended = tick(task, due)
-        again = tick(task, ended.cursor)
+        again = tick(task, ended.cursor)  # the daemon died before it started the run
     (request,) = ended.run_requests
-    assert request.run_key.endswith(":succeeded") and [r.run_key for r in again.run_requests] == [
-        request.run_key
-    ]
+    assert "succeeded" in request.run_key and [r.run_key for r in again.run_requests] == [request.run_key]
     assert dg.AssetKey(["demo", "predictions", "hosted"]) in request.asset_selection
     assert read_json(info_path)["fine_tuned_model"]
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_defs(tasks=[task]).resolve_implicit_global_asset_job_def()
+        tags = {**request.tags, "dagster/run_key": request.run_key}
+        start_and_kill(instance, job, tags, asset_selection=frozenset(request.asset_selection))
+        (retry,) = tick(task, ended.cursor, instance).run_requests
+        assert retry.run_key != request.run_key  # its run was killed: the end is not lost
+        tags = {**retry.tags, "dagster/run_key": retry.run_key}
+        instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS, tags=tags)
+        assert "has done it" in str(tick(task, ended.cursor, instance).skip_message)
 
 
 def test_a_service_that_is_away_starts_nothing_and_loses_nothing(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from vlm_pipeline.examples.overlay import remove_layer, write_layer
+from vlm_pipeline.examples.raw import read_raw
+from vlm_pipeline.orchestration.runs import ATTEMPTS
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.candidates import foreign
 from vlm_pipeline_tests.orchestration.loop_world import GraphWorld, failures
@@ -43,7 +47,7 @@ def test_changed_rows_are_read_once_they_have_settled_and_restarts_replay_nothin
     assert not graph.tick("raw_files").run_requests  # seen for the first time: is it still being copied?
     asked = graph.tick("raw_files")
     (request,) = asked.run_requests
-    assert request.asset_selection == [graph.key("raw_examples")]
+    assert request.asset_selection == [graph.key("regenerated_rows"), graph.key("raw_examples")]
     again = graph.tick("raw_files")  # the daemon died before it noted the run
     assert [one.run_key for one in again.run_requests] == [request.run_key]
     execute(graph, asked)
@@ -71,6 +75,66 @@ def test_a_source_that_keeps_changing_waits_and_one_that_failed_is_not_asked_for
         assert "waiting until" in str(graph.tick("raw_files").skip_reason)
     keys = {graph.tick("raw_files").run_requests[0].run_key for _ in range(3)}
     assert len(keys) == 1
+
+
+def test_rows_whose_reading_was_killed_are_read_after_all(graph: GraphWorld) -> None:
+    graph.tick("raw_files")
+    (killed,) = graph.tick("raw_files").run_requests
+    graph.kill(killed)  # with daemon and code server: the run stays "started", and nobody tells
+    again = graph.tick("raw_files")
+    assert again.run_requests[0].run_key != killed.run_key
+    execute(graph, again)
+    assert not graph.tick("raw_files").run_requests and runs(graph) == 2
+
+
+def test_rows_that_cannot_be_read_are_asked_for_three_times_until_they_change(graph: GraphWorld) -> None:
+    graph.tick("raw_files")
+    for _ in range(ATTEMPTS):
+        graph.kill(graph.tick("raw_files").run_requests[0])
+    assert "3 runs ended badly" in str(graph.tick("raw_files").skip_reason)
+    write_rows(graph.world.folder / "demo", "torque", graph.world.splits, edition=" new")
+    graph.tick("raw_files")
+    execute(graph, graph.tick("raw_files"))
+    assert not graph.tick("raw_files").run_requests
+
+
+def test_an_overlay_that_was_changed_or_put_back_by_hand_is_read(graph: GraphWorld) -> None:
+    graph.tick("raw_files")
+    execute(graph, graph.tick("raw_files"))
+    (row, *_) = [one for one in read_raw(graph.world.store.section("raw", "torque")) if one.split == "train"]
+    messages = (*row.messages[:-1], {"role": "assistant", "content": "value 5"})
+    write_layer(graph.task, graph.world.store, "torque", "by-hand", [replace(row, messages=messages)])
+    assert "have changed" in str(graph.tick("raw_files").skip_reason)
+    execute(graph, graph.tick("raw_files"))
+    answers = {one.id: one.answer for one in read_raw(graph.world.store.section("raw", "torque"))}
+    assert answers[row.id] == "value 5" and not graph.tick("raw_files").run_requests
+    remove_layer(graph.world.store, ["torque"], "by-hand")
+    graph.tick("raw_files")
+    execute(graph, graph.tick("raw_files"))
+    answers = {one.id: one.answer for one in read_raw(graph.world.store.section("raw", "torque"))}
+    assert answers[row.id] == row.answer and not graph.tick("raw_files").run_requests
+
+
+def test_changed_rows_wait_for_the_run_that_is_at_work(graph: GraphWorld) -> None:
+    job = graph.defs.resolve_implicit_global_asset_job_def()
+    at_work = graph.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, tags={"task": "demo"}
+    )
+    graph.tick("raw_files")
+    assert "not finished" in str(graph.tick("raw_files").skip_reason)
+    graph.instance.report_run_failed(at_work)
+    assert graph.tick("raw_files").run_requests
+
+
+def test_an_adapter_whose_evaluation_was_killed_is_evaluated_after_all(graph: GraphWorld) -> None:
+    foreign.write(graph.world.store.path("incoming") / "stranger")
+    (killed,) = graph.tick("candidates").run_requests
+    graph.kill(killed)
+    (again,) = graph.tick("candidates").run_requests
+    assert again.partition_key == killed.partition_key and again.run_key != killed.run_key
+    for _ in range(ATTEMPTS - 1):
+        graph.kill(graph.tick("candidates").run_requests[0])
+    assert not graph.tick("candidates").run_requests
 
 
 def hostile(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import dagster as dg
 from vlm_pipeline.orchestration.automation import automation_sensor
 from vlm_pipeline.orchestration.sensors.candidates import candidate_sensor
 from vlm_pipeline.orchestration.sensors.fine_tune import fine_tune_sensor
+from vlm_pipeline.orchestration.sensors.improve import improve_sensor
 from vlm_pipeline.orchestration.sensors.raw_files import raw_file_sensor
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor
 from vlm_pipeline.task import Task
@@ -22,5 +23,6 @@ def task_sensors(task: Task) -> list[dg.SensorDefinition]:
         raw_file_sensor(task),
         candidate_sensor(task),
         automation_sensor(task),
+        improve_sensor(task),
         *(fine_tune_sensor(task, predictor) for predictor in fine_tuned),
     ]

@@ -5,18 +5,21 @@ import time
 
 import dagster as dg
 
-from vlm_pipeline.candidates.sources import note
+from vlm_pipeline.candidates.sources import known_candidates, note
 from vlm_pipeline.candidates.watch import scan
 from vlm_pipeline.orchestration.assets.candidates import candidates_of
 from vlm_pipeline.orchestration.assets.common import key
+from vlm_pipeline.orchestration.executor import close_dead_runs
 from vlm_pipeline.orchestration.resources import LoopOptions
+from vlm_pipeline.orchestration.runs import TASK_TAG, next_try
 from vlm_pipeline.task import Task
 
 
 def candidate_sensor(task: Task) -> dg.SensorDefinition:
     """One run for each new adapter, several at once: predictions, metrics and the leaderboard.
 
-    Partition and run key are the candidate's id, a hash of its content: found again, it starts nothing.
+    Partition and run key are the candidate's id, a hash of its content: found again, it starts nothing. What was found
+    is noted in the store, and asked for until a run has ended well: no restart loses it.
     """
     selection = [key(task, name) for name in ("candidate_predictions", "candidate_metrics", "leaderboard")]
     partitions = candidates_of(task)
@@ -30,25 +33,23 @@ def candidate_sensor(task: Task) -> dg.SensorDefinition:
         "or in the task's store.",
     )
     def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.SensorResult:
+        close_dead_runs(context.instance)
         state = json.loads(context.cursor or "{}")
         store = loop.store(task)
         found = scan(task.candidates, store, state, time.time())
         for source in found.found:
             note(store, source)
         cursor = json.dumps(state)
-        if not found.found:
+        tries = {one: next_try(context.instance, task.name, one)[0] for one in known_candidates(store)}
+        wanted = {one: run_key for one, run_key in tries.items() if run_key}
+        if not wanted:
             reason = "; ".join(found.waiting) or "no new adapter"
             return dg.SensorResult(skip_reason=reason, cursor=cursor)
-        ids = list(dict.fromkeys(source.id for source in found.found))
-        return dg.SensorResult(
-            run_requests=[
-                dg.RunRequest(
-                    run_key=one, partition_key=one, asset_selection=selection, tags={"task": task.name}
-                )
-                for one in ids
-            ],
-            dynamic_partitions_requests=[partitions.build_add_request(ids)],
-            cursor=cursor,
-        )
+        requests = [
+            dg.RunRequest(run_key, asset_selection=selection, partition_key=one, tags={TASK_TAG: task.name})
+            for one, run_key in wanted.items()
+        ]
+        added = [partitions.build_add_request(list(wanted))]
+        return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=added, cursor=cursor)
 
     return sensor

@@ -8,7 +8,9 @@ import dagster as dg
 
 from vlm_pipeline.inference.stage import fine_tune_info
 from vlm_pipeline.orchestration.assets.common import key
+from vlm_pipeline.orchestration.executor import close_dead_runs
 from vlm_pipeline.orchestration.resources import LoopOptions
+from vlm_pipeline.orchestration.runs import TASK_TAG, next_try
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor
 from vlm_pipeline.store import read_json
 from vlm_pipeline.task import Task
@@ -19,7 +21,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 600.0
 def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.SensorDefinition:
     """Notices the end of a hosted fine-tuning job, asking ever more seldom, and brings its predictor in.
 
-    The run key is job and outcome, so that one end starts one run, whatever is restarted in between.
+    The run key is job and outcome, so that one end starts one run, whatever is restarted in between; a run that died
+    is started again.
     """
     selection = [
         key(task, "openai_finetune", predictor.name),
@@ -35,6 +38,7 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
         description=f"Brings {predictor.name} in when its fine-tuning job has ended.",
     )
     def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.SensorResult | dg.SkipReason:
+        close_dead_runs(context.instance)
         info_path = fine_tune_info(loop.store(task))
         known = read_json(info_path, default={})
         if not known.get("job_id"):
@@ -48,7 +52,11 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
             )
         info, problem = _look(info_path, predictor)
         if info.get("status") in ("succeeded", "failed", "cancelled"):
-            request = dg.RunRequest(run_key=f"{info['job_id']}:{info['status']}", asset_selection=selection)
+            ended = f"{predictor.name} {info['job_id']} {info['status']}"
+            run_key, why_not = next_try(context.instance, task.name, ended)
+            if run_key is None:
+                return dg.SkipReason(f"{ended}: {why_not}")
+            request = dg.RunRequest(run_key, asset_selection=selection, tags={TASK_TAG: task.name})
             return dg.SensorResult(run_requests=[request], cursor=context.cursor or json.dumps(state))
         state["next"] = time.time() + state["wait"]
         state["wait"] = min(LONGEST_WAIT_S, state["wait"] * 1.5)

@@ -3,18 +3,12 @@
 import dagster as dg
 
 from vlm_pipeline.manifest import data_version
+from vlm_pipeline.orchestration.executor import close_dead_runs
 from vlm_pipeline.orchestration.resources import LoopOptions
+from vlm_pipeline.orchestration.runs import next_try, unfinished_runs
 from vlm_pipeline.regeneration.rounds import history, unfinished, why_stop
 from vlm_pipeline.store import content_hash, read_json
 from vlm_pipeline.task import Task
-
-UNFINISHED_RUNS = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def improve_sensor(task: Task) -> dg.SensorDefinition:
@@ -22,7 +16,7 @@ def improve_sensor(task: Task) -> dg.SensorDefinition:
 
     It needs to be switched on twice, since a round trains: the sensor itself in the UI, `automation.train` in
     task.yaml. The run key names the weak sections and the rounds so far, so one state of the loop starts one run,
-    whatever is restarted in between; a round that was killed is asked for once more.
+    whatever is restarted in between; a round that was killed is asked for again.
     """
 
     @dg.sensor(
@@ -33,6 +27,7 @@ def improve_sensor(task: Task) -> dg.SensorDefinition:
         description="One more round while sections are weak, within the budget of the task; off by default.",
     )
     def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.RunRequest | dg.SkipReason:
+        close_dead_runs(context.instance)
         store = loop.store(task)
         weak = read_json(store.path("weak_sections.json"), default=None)
         if weak is None:
@@ -43,10 +38,7 @@ def improve_sensor(task: Task) -> dg.SensorDefinition:
             )
         if task.regeneration.teacher is None:
             return dg.SkipReason("no regeneration.teacher is set in task.yaml")
-        running = context.instance.get_runs_count(
-            dg.RunsFilter(tags={"task": task.name}, statuses=UNFINISHED_RUNS)
-        )
-        if running:
+        if running := unfinished_runs(context.instance, task.name):
             return dg.SkipReason(f"{running} runs of {task.name} are not finished")
         rounds = history(store)
         begun = unfinished(rounds)
@@ -56,6 +48,8 @@ def improve_sensor(task: Task) -> dg.SensorDefinition:
         state = content_hash(
             [data_version(store, "weak_sections"), [[r["round"], r["status"]] for r in rounds]]
         )
-        return dg.RunRequest(run_key=f"round {begun['round'] if begun else len(rounds) + 1} {state}")
+        number = begun["round"] if begun else len(rounds) + 1
+        run_key, why_not = next_try(context.instance, task.name, f"round {number} {state}")
+        return dg.RunRequest(run_key=run_key) if run_key else dg.SkipReason(why_not)
 
     return sensor
