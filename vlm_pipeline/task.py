@@ -88,6 +88,15 @@ class Task(Settings):
         return {"names": value} if isinstance(value, list) else value
 
     @model_validator(mode="after")
+    def _bars_of_sections(self) -> Task:
+        unknown = sorted(set(self.thresholds.sections) - set(self.sections.names))
+        if unknown:
+            raise ValueError(
+                f"thresholds.sections names {', '.join(unknown)}; sections are {', '.join(self.sections.names)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _base_first(self) -> Task:
         names = [predictor.name for predictor in self.predictors]
         if len(set(names)) != len(names):

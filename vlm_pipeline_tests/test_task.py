@@ -76,6 +76,11 @@ def test_the_base_comes_first_so_that_nothing_is_compared_with_nothing(tmp_path:
     assert "first predictor must be the bare base" in message
 
 
+def test_a_bar_of_an_undeclared_section_is_refused(tmp_path: Path) -> None:
+    (message,) = mistakes(tmp_path, GOOD + "thresholds: {sections: {torqe: 0.5}}\n")
+    assert "thresholds.sections names torqe; sections are torque, fluids" in message
+
+
 def test_a_preset_fills_what_is_not_written(tmp_path: Path) -> None:
     task = load_task(write(tmp_path / "demo", GOOD + "preset: service_manual\nlora: {r: 8}\n"))
     assert (task.lora.r, task.lora.alpha, task.lora.dropout) == (8, 128, 0.05)

@@ -32,7 +32,6 @@ def make_request(
     return {
         "predictor": weak["predictor"],
         "metric": weak["metric"],
-        "bar": weak["bar"],
         "teacher": teacher if teacher is None or isinstance(teacher, str) else teacher.name,
         "strategies": list(settings.strategies),
         "stop": stop,
@@ -50,6 +49,7 @@ def _section(
     wanted = min(settings.rows_per_round, pages * settings.rows_per_page)
     return {
         "section": name,
+        "bar": finding["bar"],
         "estimate": finding["estimate"],
         "low": finding["low"],
         "high": finding["high"],

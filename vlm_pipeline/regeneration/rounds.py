@@ -91,13 +91,8 @@ def why_stop(
     if not weak["weak"]:
         undecided = weak["undecided"]
         if not undecided:
-            return (
-                f"thresholds are demonstrated: every section is above {weak['bar']:g} with its whole interval"
-            )
-        return (
-            f"no section is shown to be below {weak['bar']:g}; undecided with the present val rows: "
-            f"{', '.join(undecided)}"
-        )
+            return "thresholds are demonstrated: every section is above its bar with its whole interval"
+        return f"no section is shown to be below its bar; undecided with the present val rows: {', '.join(undecided)}"
     if len(done) >= budget.rounds:
         return f"{len(done)} rounds were made and budget.rounds is {budget.rounds}"
     last = done[-WITHOUT_GAIN:]

@@ -89,10 +89,9 @@ def weak_block(weak: Mapping[str, Any] | None, view: Comparison) -> dict[str, An
         return None
     key = f"{weak.get('scorer')}.{weak.get('metric')}"
     metric = next((m for m in view.metrics if m.key == key), view.headline)
-    bar = weak.get("bar")
     entries = []
     for section in weak["sections"]:
-        finding = str(section.get("finding"))
+        finding, bar = str(section.get("finding")), section.get("bar", weak.get("bar"))
         text = f"{metric.value(section.get('estimate'))} {metric.interval(section.get('low'), section.get('high'))}".strip()
         text += f" against a bar of {metric.value(bar)}" if is_number(bar) else ""
         text += f", n {section['n']:,}" if is_number(section.get("n")) else ""
@@ -116,7 +115,7 @@ def weak_block(weak: Mapping[str, Any] | None, view: Comparison) -> dict[str, An
     who = labels.get(str(weak.get("predictor")), str(weak.get("predictor") or "the candidate"))
     note = (
         f"{who}, {metric.label.lower()}, on {weak.get('split', 'val')} rows and never on test rows. A section is weak when its whole "
-        "interval lies on the wrong side of the bar, not when its estimate does."
+        "interval lies on the wrong side of its bar, not when its estimate does."
     )
     return {"entries": entries, "note": note, "split": str(weak.get("split", "val"))}
 

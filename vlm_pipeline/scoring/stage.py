@@ -303,7 +303,8 @@ def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None])
 
         scores, _ = scored_rows(store, [name], "val")
         first = task.scorers[0].column_name
-        result = weak_sections(scores, predictor=name, bar=_bars(task)[first], scorer=first)
+        own = task.thresholds.sections
+        result = weak_sections(scores, predictor=name, bar=_bars(task)[first], section_bars=own, scorer=first)
         path = store.path("weak_sections.json")
         write_json(path, result)
         weak = [section["section"] for section in result["sections"] if section["finding"] == "weak"]

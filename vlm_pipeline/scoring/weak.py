@@ -37,6 +37,7 @@ def weak_sections(
     *,
     predictor: str,
     bar: float,
+    section_bars: Mapping[str, float] | None = None,
     scorer: str | None = None,
     confidence: float = CONFIDENCE,
     seed: int = 0,
@@ -44,9 +45,9 @@ def weak_sections(
     """Sections of one predictor, weakest evidence first, as a JSON dict.
 
     ``bar`` is for the scorer's headline metric (a rate, a share, or MAE, where lower is better); an answer that
-    nothing could be read from is a miss, for MAE as wrong as the scale allows. A section's ``finding`` is ``weak`` (the whole interval is on the wrong side of the
-    bar), ``strong`` (on the right side) or ``undecided``; ``p_bh`` is the one-sided p of "not below the bar",
-    corrected over the sections.
+    nothing could be read from is a miss, for MAE as wrong as the scale allows. ``section_bars`` gives sections a bar of
+    their own. A section's ``finding`` is ``weak`` (the whole interval is on the wrong side of its bar), ``strong`` (on
+    the right side) or ``undecided``; ``p_bh`` is the one-sided p of "not below the bar", corrected over the sections.
 
     Raises ValueError for rows of any split but val, and where the predictor has no scored rows.
     """
@@ -60,8 +61,9 @@ def weak_sections(
         raise ValueError(f"no scored val rows of {predictor!r}")
     table = tables[scorer or next(iter(tables))]
     names = table.section_names
+    bars = dict.fromkeys(names, bar) | dict(section_bars or {})
     found = [
-        _section(table.select(table.sections == name), name, table.primary, bar, confidence, seed)
+        _section(table.select(table.sections == name), name, table.primary, bars[name], confidence, seed)
         for name in names
     ]
     for section, adjusted in zip(found, benjamini_hochberg([one["p_value"] for one in found]), strict=True):
@@ -101,6 +103,7 @@ def _section(
     return {
         "section": name,
         "finding": finding,
+        "bar": bar,
         "estimate": estimate.estimate,
         "low": estimate.low,
         "high": estimate.high,

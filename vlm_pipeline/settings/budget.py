@@ -17,6 +17,9 @@ class ThresholdSettings(Settings):
     """Bars that a figure must pass; `demonstrated` asks the interval, not the estimate, to pass."""
 
     primary: float | None = None  # bar for the headline metric of every section; None: the scorer's default
+    sections: dict[
+        str, float
+    ] = {}  # bars of sections that need one of their own: easier or harder than the others
     probes: float = Field(0.85, ge=0, le=1)
     extraction: float = Field(0.90, ge=0, le=1)
     alpha: float = Field(0.05, gt=0, lt=1)

@@ -23,7 +23,7 @@ from vlm_pipeline.settings.budget import BudgetSettings
 from vlm_pipeline.settings.regeneration import RegenerationSettings
 from vlm_pipeline.store import TaskStore, write_json, write_text
 
-WEAK = {"bar": 0.7, "weak": ["fluids"], "undecided": ["torque"]}
+WEAK = {"weak": ["fluids"], "undecided": ["torque"]}
 
 
 def stop(*done: dict, weak: dict = WEAK, limit: int = 3, **settings: float) -> str | None:
@@ -35,8 +35,8 @@ KEPT, UNDONE = {"status": "kept"}, {"status": "rolled back"}
 
 
 def test_the_loop_stops_where_thresholds_are_demonstrated_and_says_where_rows_are_too_few() -> None:
-    assert "demonstrated" in str(stop(weak={"bar": 0.7, "weak": [], "undecided": []}))
-    undecided = stop(weak={"bar": 0.7, "weak": [], "undecided": ["torque"]})
+    assert "demonstrated" in str(stop(weak={"weak": [], "undecided": []}))
+    undecided = stop(weak={"weak": [], "undecided": ["torque"]})
     assert "torque" in str(undecided) and "demonstrated" not in str(undecided)
     assert stop() is None
 

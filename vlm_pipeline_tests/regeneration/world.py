@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +52,29 @@ def write_rows(task: Path, section: str, rows: list[dict[str, Any]]) -> None:
     (task / "raw" / f"{section}.jsonl").write_text(text, "utf-8")
 
 
-def spoil(task: Path, section: str, share: float = 0.5, seed: int = 0) -> dict[str, str]:
+def spoil(task: Path, section: str, share: float = 0.5) -> dict[str, str]:
     """Give a share of a section's train rows the answer of another row of their kind; returns {row id: right answer}.
 
-    The form stays right and the content is wrong, mostly not even on the page: rows that were filed with the wrong page.
+    As after a slipped column of a spreadsheet: in the most frequent kinds of question, each answer is the one of the
+    next row of its kind. The form stays right and the content is wrong in the same way all over, so that a model learns
+    it instead of averaging it out.
     """
-    rng = random.Random(seed)
     rows = read_rows(task, section)
     train = [row for row in rows if row["metadata"]["split"] == "train"]
-    right = {}
-    wrong = {}
-    for row in rng.sample(train, round(share * len(train))):
-        kind, answer = row["metadata"]["content_type"], answer_of(row)
+    kinds = Counter(row["metadata"]["content_type"] for row in train)
+    train.sort(
+        key=lambda row: (-kinds[row["metadata"]["content_type"]], row["metadata"]["content_type"])
+    )  # stable
+    right: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    for place, row in enumerate(train):
+        kind, answer, name = row["metadata"]["content_type"], answer_of(row), row["metadata"]["id"]
         others = [
-            answer_of(o) for o in train if o["metadata"]["content_type"] == kind and answer_of(o) != answer
+            one for one in (*train[place + 1 :], *train[:place]) if one["metadata"]["content_type"] == kind
         ]
-        right[row["metadata"]["id"]] = answer
-        wrong[row["metadata"]["id"]] = rng.choice(others)
+        other = next((answer_of(one) for one in others if answer_of(one) != answer), None)
+        if other is not None and len(wrong) < round(share * len(train)):
+            right[name], wrong[name] = answer, other
     for row in train:
         if row["metadata"]["id"] in wrong:
             row["conversations"][1]["content"] = row["metadata"]["answer"] = wrong[row["metadata"]["id"]]
@@ -93,12 +99,12 @@ def say_weak(task: Task, store: TaskStore, *weak: str, undecided: tuple[str, ...
     rows = {name: [f"{name}-val-000-q01", f"{name}-val-000-q02"] for name in weak}
     sections = [
         {"section": name, "finding": "weak" if name in weak else "undecided" if name in undecided else "strong",
-         "estimate": 0.3 if name in weak else 0.9, "low": 0.2, "high": 0.4,
+         "bar": 0.7, "estimate": 0.3 if name in weak else 0.9, "low": 0.2, "high": 0.4,
          "failures": [{"kind": "wrong_number", "n": 2, "rows": rows[name]}] if name in weak else []}
         for name in task.sections.names
     ]  # fmt: skip
     found = {
-        "predictor": "tuned", "metric": "exact", "bar": 0.7, "sections": sections, "weak": list(weak),
+        "predictor": "tuned", "metric": "exact", "sections": sections, "weak": list(weak),
         "undecided": list(undecided),
     }  # fmt: skip
     path = store.path("weak_sections.json")

@@ -35,6 +35,14 @@ def test_evidence_ranks_before_the_point_estimate():
     assert result["sections"][2]["finding"] == "strong"
 
 
+def test_a_section_is_held_against_its_own_bar():
+    result = found({"hard": (110, 200), "easy": (110, 200)}, bar=0.85, section_bars={"hard": 0.4})
+    assert {one["section"]: (one["finding"], one["bar"]) for one in result["sections"]} == {
+        "easy": ("weak", 0.85),
+        "hard": ("strong", 0.4),
+    }
+
+
 def test_the_rows_that_show_the_failure_are_named():
     result = found({"a": (10, 40)}, bar=0.85)
     assert result["sections"][0]["failures"] == [
