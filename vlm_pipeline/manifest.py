@@ -8,7 +8,7 @@ something was made again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -121,6 +121,12 @@ def require(store: TaskStore, names: list[str], remedy: str) -> dict[str, str]:
     return {name: str(version) for name, version in versions.items()}
 
 
+def harm(store: TaskStore, names: Iterable[str]) -> str:
+    """Which file of these artifacts is missing or not as it was written; nothing where all are intact."""
+    manifests = (read_manifest(store, name) for name in names)
+    return next(filter(None, (_harm(store, manifest) for manifest in manifests if manifest)), "")
+
+
 @cache
 def code_version(package: str) -> str:
     """Hash of a package's source: cheap stages run again when their code changed, and keep their data version when
@@ -143,12 +149,18 @@ def _why_not(store: TaskStore, manifest: dict[str, Any] | None, inputs: Mapping[
     changed = sorted(key for key in {*before, *inputs} if before.get(key) != inputs.get(key))
     if changed:
         return f"made again: {', '.join(changed)} changed"
+    harm = _harm(store, manifest)
+    return harm and f"made again: {harm}"
+
+
+def _harm(store: TaskStore, manifest: Mapping[str, Any]) -> str:
+    """Which file of an artifact is not as it was written; nothing where all are."""
     for relative, fingerprint in manifest["files"].items():
         file = store.base / relative
         if not file.exists():
-            return f"made again: {relative} is missing"
+            return f"{relative} is missing"
         if not _same(file, fingerprint):
-            return f"made again: {relative} was altered"
+            return f"{relative} was altered"
     return ""
 
 

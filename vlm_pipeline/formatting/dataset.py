@@ -12,7 +12,8 @@ from typing import Any
 
 from vlm_pipeline.examples.stage import quarantine_records
 from vlm_pipeline.formatting.prepared import formatted_paths, formatted_versions, processor_identity
-from vlm_pipeline.formatting.verified import verification_findings, verification_report
+from vlm_pipeline.formatting.proof import require_proven
+from vlm_pipeline.formatting.verified import verification_findings
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once
 from vlm_pipeline.store import TaskStore, content_hash, file_hash
 from vlm_pipeline.task import Task
@@ -23,14 +24,12 @@ FOLDER = "dataset"
 def make_dataset(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
     """`dataset/`, which `datasets.load_dataset` reads as a DatasetDict, with README.md as its card.
 
-    Pushed privately when task.dataset.hub and HF_TOKEN are set and this is no dev run. Raises ValueError when a row
-    did not pass verification (nothing unproven is published), HubError when the hub refuses.
+    Pushed privately when task.dataset.hub and HF_TOKEN are set and this is no dev run. Raises NotProvenError when a
+    row did not pass its checks (nothing unproven is published), HubError when the hub refuses.
     """
     from vlm_pipeline.hub import TOKEN_VARIABLE
 
-    verdict = verification_report(task, store)
-    if not verdict.passed:
-        raise ValueError(f"the rows did not pass verification and are not published: {verdict.message}")
+    require_proven(task, store)
     push = bool(task.dataset.hub and os.environ.get(TOKEN_VARIABLE) and not task.max_examples)
     quarantined = Counter(record["kind"] for record in quarantine_records(task, store))
     inputs = {

@@ -24,6 +24,7 @@ from vlm_pipeline.formatting.prepared import (
     read_formatted,
     splits_version,
 )
+from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.formatting.verified import verification_findings, verification_report
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, require
 from vlm_pipeline.store import TaskStore, safe_name, write_json
@@ -126,7 +127,11 @@ def _split_versions(path: Path) -> dict[str, str]:
 
 
 def make_training_set(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
-    """`training_set.json`: what an adapter is made from. Test rows are no part of it."""
+    """`training_set.json`: what an adapter is made from. Test rows are no part of it.
+
+    Raises NotProvenError when a row did not pass its checks, whoever asks and in whatever order.
+    """
+    require_proven(task, store)
     inputs = {
         "rows": splits_version(task, store, TRAINED),
         "processor": processor_identity(task),

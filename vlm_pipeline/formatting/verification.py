@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import Example
-from vlm_pipeline.formatting.checks.evidence import Evidence, Model, gather
+from vlm_pipeline.formatting.checks.evidence import Evidence, Model, broken, gather
 from vlm_pipeline.formatting.checks.labels import check_labels
 from vlm_pipeline.formatting.checks.model import check_model
 from vlm_pipeline.formatting.checks.together import SplitWatch, check_told, prompts_differ, systems_differ
@@ -60,6 +60,8 @@ def verify(task: Task, rows: Any, processor: Any) -> list[Finding]:
         return [Finding(error.number, error.message, error.remedy)]
     splits = SplitWatch()
     checked = check_rows(task, rows, processor, splits.add)
+    if not checked.rows and not checked.findings:
+        return [Finding(3, "there is no row", "see the quarantine for rows that were set aside")]
     return [
         *check_model(task, processor, tables),
         *checked.findings,
@@ -75,7 +77,10 @@ def check_rows(
     checked = Checked()
     shown: Counter[int] = Counter()
     for batch in _batches(_dicts(rows, task, processor, checked.findings)):
-        for evidence in gather(batch, model):
+        unreadable = [broken(row) for row in batch]
+        checked.findings += [finding for finding in unreadable if finding]
+        readable = [row for row, finding in zip(batch, unreadable, strict=True) if finding is None]
+        for evidence in gather(readable, model):
             _check_row(evidence, model, checked, task.prompt.max_tokens)
             also(evidence.row)
             for finding in _with_pictures(evidence, model, shown):

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vlm_pipeline.examples.raw import read_quarantine
+from vlm_pipeline.examples.stage import quarantine_path
 from vlm_pipeline.formatting.findings import Finding, summary
 from vlm_pipeline.formatting.prepared import formatted_paths, formatted_versions, processor_identity
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, read_manifest
@@ -59,6 +61,11 @@ def _verify(task: Task, store: TaskStore, formatted: dict[str, str], shared: dic
         for row in read_formatted_rows(paths, list(COLUMNS)):
             splits.add(row)
         findings += [finding for part in parts for finding in part.findings]
+        findings += [
+            _emptied(store, section)
+            for section, part in zip(task.sections.names, parts, strict=True)
+            if not part.rows
+        ]
         findings += check_together(task, tables, parts, splits)
     rows = sum(
         (read_manifest(store, f"formatted/{name}") or {})["metadata"]["rows"] for name in task.sections.names
@@ -95,6 +102,23 @@ def _checked_section(
         found["systems"],
         Counter(found["look_alikes"]),
         found["rows"],
+    )
+
+
+def _emptied(store: TaskStore, section: str) -> Finding:
+    """A section without a row: set aside to the last one (then by the failure that cost most), or never there."""
+    aside = read_quarantine(quarantine_path(store, section))
+    kinds = Counter(record.kind for record in aside if record.kind.startswith("format_"))
+    if not kinds:
+        return Finding(3, "the section has no row", "add rows, or take it out of task.yaml", section=section)
+    kind, count = kinds.most_common(1)[0]
+    first = next(record for record in aside if record.kind == kind)
+    return Finding(
+        int(kind.removeprefix("format_")),
+        f"no row of this section is left: {len(aside)} were set aside, {count} of them like row {first.row_id} "
+        f"({Path(first.file).name}, line {first.line}): {first.reason}",
+        "mend the rows, or the setting that costs them",
+        section=section,
     )
 
 

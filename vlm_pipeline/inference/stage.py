@@ -9,6 +9,7 @@ from typing import Any
 
 from vlm_pipeline.formatting.probes import SPLIT as PROBES
 from vlm_pipeline.formatting.probes import probe_tables
+from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.formatting.stage import formatted_paths, processor_identity, splits_version
 from vlm_pipeline.manifest import Artifact, left_alone, make_once, read_manifest, require
 from vlm_pipeline.settings.predictors import (
@@ -139,7 +140,8 @@ def make_fine_tune(
 ) -> Artifact:
     """Submit the hosted fine-tuning job of the present rows, or find it; nothing is waited for unless `wait` is set.
 
-    Not remembered by input hashes: the job's state changes by itself, and `submit` never starts a second one.
+    Not remembered by input hashes: the job's state changes by itself, and `submit` never starts a second one. Raises
+    NotProvenError before a byte is uploaded when the rows did not pass their checks.
     """
     from vlm_pipeline.inference.openai_finetune import client_for, submit, wait
     from vlm_pipeline.inference.predictors import availability
@@ -150,6 +152,7 @@ def make_fine_tune(
         return Artifact(content_hash(reason), {"status": reason}, reason=reason)
     from vlm_pipeline.inference.budget import Budget
 
+    require_proven(task, store, "openai_jsonl")
     info_path, client = fine_tune_info(store), client_for(predictor)
     budget = Budget(task.budget.money_usd, store.path("spend", f"{run_id}.jsonl"))
     train, val = (store.path("openai", f"{split}_with_images.jsonl") for split in ("train", "val"))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.manifest import Artifact, combined_version, make_once, read_manifest, require
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
 from vlm_pipeline.task import Task
@@ -90,7 +91,8 @@ def make_adapter(
 ) -> Artifact:
     """Train the adapter of the present training set, or find it made. Returns once its record is written.
 
-    `picture` draws metadata from the adapter's record.
+    `picture` draws metadata from the adapter's record. Raises NotProvenError before the payload is asked when the rows
+    did not pass their checks, or are not those of the training set.
     """
     inputs = {
         **require(store, ["training_set"], "Materialize training_set."),
@@ -101,6 +103,7 @@ def make_adapter(
     folder = store.path("adapters", adapter_id)
 
     def make() -> Artifact:
+        require_proven(task, store, "training_set")
         metadata = train(
             {
                 "task": str(task.root),

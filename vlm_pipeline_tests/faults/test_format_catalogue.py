@@ -471,6 +471,31 @@ def test_healthy_rows_give_no_finding(kind: str, tmp_path: Path) -> None:
     assert [str(finding) for finding in world.verify([only_ids(row) for row in rows])] == []
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"labels": [1, 2]}, "5 ids but 2 labels"),
+        ({"input_ids": None}, "input_ids is NoneType"),
+        ({"labels": ["a"] * 5}, "labels is list"),
+        ({"input_ids": [], "labels": []}, "no tokens"),
+        ({"input_ids": [9_999_999] * 5}, ""),
+    ],
+)
+def test_rows_that_are_no_tokens_at_all_are_findings_and_cost_no_neighbour(
+    columns: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    world = World(tmp_path, "text")
+    good = world.rows()
+    bad = {"id": "bad", "input_ids": [1, 2, 3, 4, 5], "labels": [1, 2, 3, 4, 5], **columns}
+    found = world.verify([bad, *good])
+    assert {finding.row_id for finding in found} == {"bad"} and all(f.blocking for f in found)
+    assert message in found[0].message
+
+
+def test_an_empty_set_is_not_fit_to_train_on(tmp_path: Path) -> None:
+    assert [(f.number, f.blocking) for f in World(tmp_path, "text").verify([])] == [(3, True)]
+
+
 def test_row_findings_show_the_row_in_words(tmp_path: Path) -> None:
     world = World(tmp_path, "picture")
     row = world.rows()[0]

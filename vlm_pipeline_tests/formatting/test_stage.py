@@ -195,7 +195,7 @@ def test_proven_rows_are_published_once_with_their_card(tmp_path: Path) -> None:
 def test_rows_that_did_not_pass_are_not_published(tmp_path: Path) -> None:
     task = write_task(tmp_path, text=True)  # its template writes today's date
     store = formatted(task, tmp_path)
-    with pytest.raises(ValueError, match="did not pass verification"):
+    with pytest.raises(ValueError, match="did not pass verified_format"):
         make_dataset(task, store, quiet)
     assert not store.path("dataset").exists()
 

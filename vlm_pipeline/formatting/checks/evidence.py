@@ -84,7 +84,7 @@ class Evidence:
 
 
 def gather(rows: Sequence[dict[str, Any]], model: Model) -> list[Evidence]:
-    """Evidence of rows, tokenized together. A row needs `input_ids` and `labels`; the rest is used where present."""
+    """Evidence of rows that are not `broken`, tokenized together; of their other columns what is there is used."""
     gathered = [_evidence(row, model) for row in rows]
     prompts = [row.get("prompt_text") for row in rows]
     encoded = iter(
@@ -100,11 +100,27 @@ def gather(rows: Sequence[dict[str, Any]], model: Model) -> list[Evidence]:
     return gathered
 
 
+def broken(row: dict[str, Any]) -> Finding | None:
+    """What keeps a row from being looked at: ids or labels that are missing, no whole numbers, or of two lengths."""
+    problem, lengths = "", []
+    for name in ("input_ids", "labels"):
+        try:
+            lengths.append(len(np.asarray(row.get(name), dtype=np.int64)))
+        except (TypeError, ValueError, OverflowError):
+            problem = problem or f"{name} is {type(row.get(name)).__name__}, not a list of whole numbers"
+    if not problem and lengths[0] != lengths[1]:
+        problem = f"the row has {lengths[0]} ids but {lengths[1]} labels"
+    if not problem and not lengths[0]:
+        problem = "the row has no tokens"
+    if not problem:
+        return None
+    remedy = "write one label for each id, -100 where nothing is supervised"
+    return Finding(3, problem, remedy, str(row.get("id")), row.get("section"))
+
+
 def _evidence(row: dict[str, Any], model: Model) -> Evidence:
     ids = np.asarray(row["input_ids"], dtype=np.int64)
     labels = np.asarray(row["labels"], dtype=np.int64)
-    if len(ids) != len(labels):
-        raise ValueError(f"row {row.get('id')}: {len(ids)} ids but {len(labels)} labels")
     picture = (
         ids == model.image_token_id if model.image_token_id is not None else np.zeros(len(ids), dtype=bool)
     )
