@@ -116,11 +116,11 @@ class NearImages:
 def fingerprint(image: ImageRef) -> tuple[int, bytes]:
     """64-bit perceptual hash (imagehash.phash) and a grey 32 x 32 thumbnail of a picture that was checked before."""
     import imagehash
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(image.data) if image.data is not None else image.path) as opened:  # type: ignore[arg-type]
         opened.draft("L", (256, 256))
-        grey = opened.convert("L")
+        grey = ImageOps.exif_transpose(opened).convert("L")
     bits = int(str(imagehash.phash(grey)), 16)
     return bits, grey.resize((_SIDE, _SIDE), Image.Resampling.BOX).tobytes()
 

@@ -5,7 +5,6 @@ Training, generation and the hosted models all start from `build_conversation`, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import Example, ImageRef, text_of
+from vlm_pipeline.examples.images import ImageLimits, ImageReader
+from vlm_pipeline.examples.quarantine import BadRow
 from vlm_pipeline.formatting.template import RenderError
 from vlm_pipeline.settings.data import PromptSettings
 
@@ -47,7 +48,7 @@ class Conversation:
 
 
 def build_conversation(example: Example, prompt: PromptSettings, root: Path | None = None) -> Conversation:
-    """Put the task's prompt settings around a row. root: folder that few-shot picture paths are relative to.
+    """Put the task's prompt settings around a row. root: task folder, which few-shot pictures lie in.
 
     A task's system prompt replaces the row's own; the instruction follows the text of the last user turn.
     """
@@ -119,26 +120,33 @@ def _with_instruction(dialogue: list[dict[str, Any]], instruction: str) -> list[
 
 def _shots(prompt: PromptSettings, root: Path | None) -> tuple[list[dict[str, Any]], list[ImageRef]]:
     messages: list[dict[str, Any]] = []
-    images: list[ImageRef] = []
+    images = shot_images(prompt, root)
+    shown = 0
     for shot in prompt.few_shot:
         content: Any = shot.question
         if shot.image is not None:
-            content = [{"type": "image", "index": len(images)}, {"type": "text", "text": shot.question}]
-            images.append(_shot_image(str((root or Path()) / shot.image)))
+            content = [{"type": "image", "index": shown}, {"type": "text", "text": shot.question}]
+            shown += 1
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": shot.answer}]
     return messages, images
 
 
-@lru_cache(maxsize=256)
-def _shot_image(path: str) -> ImageRef:
-    from PIL import Image
+def shot_images(prompt: PromptSettings, root: Path | None) -> list[ImageRef]:
+    """The pictures of the worked examples, as they lie in the task folder now. Raises ValueError naming a bad one."""
+    reader = _shot_reader((root or Path()).absolute())
+    found = []
+    for shot in prompt.few_shot:
+        try:
+            found += [reader.read(shot.image)] if shot.image is not None else []
+        except BadRow as error:
+            raise ValueError(f"prompt.few_shot: {error.reason}") from error
+    return found
 
-    try:
-        data = Path(path).read_bytes()
-        with Image.open(path) as image:
-            return ImageRef(path, None, hashlib.sha256(data).hexdigest(), *image.size, image.format or "?")
-    except OSError as error:
-        raise ValueError(f"prompt.few_shot: the picture {path} cannot be read ({error})") from error
+
+@lru_cache(maxsize=16)
+def _shot_reader(root: Path) -> ImageReader:
+    """Confined to the folder and to the default size limits, like the pictures of rows; remembers files by size and time."""
+    return ImageReader(root, ImageLimits())
 
 
 def answer_text(message: dict[str, Any]) -> str:

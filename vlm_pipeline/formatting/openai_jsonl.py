@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import ImageRef
+from vlm_pipeline.examples.upright import is_turned
 from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.formatting.table import read_formatted_rows
 from vlm_pipeline.settings.data import PromptSettings
@@ -178,11 +179,11 @@ def _without_pictures(message: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _acceptable(path: str, digest: str) -> ImageRef:
-    """The picture as it is, or as RGB PNG where the API would not take it."""
+    """The picture as it is, or as RGB PNG where the API would not take it or might not turn it upright."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
-        if image.format in _TAKEN and image.mode in _MODES:
+        if image.format in _TAKEN and image.mode in _MODES and not is_turned(path):
             return ImageRef(path, None, digest, *image.size, image.format)
         upright = ImageOps.exif_transpose(image)
         plain = upright.convert("RGBA" if "A" in upright.mode or "transparency" in upright.info else "RGB")

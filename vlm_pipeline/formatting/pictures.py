@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_pipeline.examples.upright import open_upright, upright_size
 from vlm_pipeline.formatting.template import RenderError, image_processor_of, image_settings
 from vlm_pipeline.store import content_hash
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from vlm_pipeline.examples.example import ImageRef
 
 _KNOWN_SIZES = 200_000
-_ORIENTATION = 0x0112  # EXIF tag; 5-8 swap width and height
 
 
 @dataclass(frozen=True)
@@ -30,52 +29,34 @@ class PictureTokens:
 
 def open_image(ref: ImageRef) -> Image:
     """The upright RGB picture, decoded. Raises RenderError(17) when it cannot be read."""
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(io.BytesIO(ref.data) if ref.data is not None else ref.path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RenderError(
-            17,
-            f"picture {ref.path or ref.sha256[:12]} cannot be read ({error})",
-            "restore or remove the file",
-        ) from error
+        return open_upright(source_of(ref))
+    except (OSError, ValueError) as error:
+        raise _unreadable(ref, error) from error
+
+
+def source_of(ref: ImageRef) -> str | bytes:
+    """The picture's bytes where the row carries them, else its file."""
+    return ref.data if ref.data is not None else str(ref.path)
 
 
 _sizes: dict[tuple[Any, ...], tuple[int, int]] = {}
 
 
 def visible_size(ref: ImageRef) -> tuple[int, int]:
-    """(height, width) of the upright picture in pixels, read from its header (cameras store rotation as a tag)."""
-    key: tuple[Any, ...] = (ref.sha256,)
-    if ref.path is not None:
-        try:
-            status = Path(ref.path).stat()
-        except OSError as error:
-            raise _unreadable(ref, error) from error
-        key = (ref.path, status.st_size, status.st_mtime_ns)
-    size = _sizes.get(key)
-    if size is None:
-        if len(_sizes) >= _KNOWN_SIZES:
-            _sizes.clear()
-        size = _sizes[key] = _read_size(ref)
-    return size
-
-
-def _read_size(ref: ImageRef) -> tuple[int, int]:
-    from PIL import Image
-
+    """(height, width) of the upright picture in pixels, by its header, remembered. Raises RenderError(17)."""
     try:
-        with Image.open(io.BytesIO(ref.data) if ref.data is not None else ref.path) as image:
-            (width, height), orientation = image.size, image.getexif().get(_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RenderError(
-            17,
-            f"picture {ref.path or ref.sha256[:12]} cannot be read ({error})",
-            "restore or remove the file",
-        ) from error
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+        key: tuple[Any, ...] = (ref.sha256,)
+        if ref.path is not None:
+            status = Path(ref.path).stat()
+            key = (ref.path, status.st_size, status.st_mtime_ns)
+        if key not in _sizes:
+            if len(_sizes) >= _KNOWN_SIZES:
+                _sizes.clear()
+            _sizes[key] = upright_size(source_of(ref))
+    except (OSError, ValueError) as error:
+        raise _unreadable(ref, error) from error
+    return _sizes[key]
 
 
 def _unreadable(ref: ImageRef, error: Exception) -> RenderError:

@@ -23,6 +23,16 @@ def processor_identity(task: Task) -> str:
     return content_hash({file.name: file_hash(file) for file in files})
 
 
+def rendering_inputs(task: Task) -> dict[str, str]:
+    """What decides how a row is rendered, beside the row: processor, prompt and image settings, worked examples' pictures."""
+    inputs = {"processor": processor_identity(task), "settings": task.settings_hash("prompt", "image")}
+    if any(shot.image for shot in task.prompt.few_shot):
+        from vlm_pipeline.formatting.conversation import shot_images
+
+        inputs["shots"] = content_hash([image.sha256 for image in shot_images(task.prompt, task.root)])
+    return inputs
+
+
 def formatted_versions(task: Task, store: TaskStore) -> dict[str, str]:
     names = [f"formatted/{name}" for name in task.sections.names]
     return require(store, names, "Materialize formatted_examples of all sections.")

@@ -10,7 +10,7 @@ from typing import Any
 from vlm_pipeline.examples.example import Example, ImageRef, Source
 from vlm_pipeline.examples.images import ImageLimits, ImageReader
 from vlm_pipeline.examples.quarantine import BadRow
-from vlm_pipeline.formatting.stage import processor_identity
+from vlm_pipeline.formatting.prepared import rendering_inputs
 from vlm_pipeline.manifest import Artifact, code_version, make_once
 from vlm_pipeline.store import TaskStore, content_hash, file_hash
 from vlm_pipeline.task import Task
@@ -38,8 +38,7 @@ def make_probes(task: Task, store: TaskStore, log: Callable[[str], None]) -> Art
     path = probes_file(task)
     inputs = {
         "probes": file_hash(path) if path else "none",
-        "processor": processor_identity(task),
-        "settings": task.settings_hash("prompt", "image"),
+        **rendering_inputs(task),
         "code": code_version("formatting"),
     }
 

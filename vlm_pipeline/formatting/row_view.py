@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_pipeline.examples.upright import open_upright
 from vlm_pipeline.formatting.findings import Finding, picture_in_words
 from vlm_pipeline.formatting.template import control_tokens, tokenizer_of
 from vlm_pipeline.store import write_text
@@ -212,12 +213,9 @@ def _fenced(text: str) -> str:
 
 def thumbnail(path: str, side: int) -> str | None:
     """The picture as a JPEG data URI, at most `side` pixels long; None where it cannot be read."""
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(path) as image:
-            small = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError):
+        small = open_upright(path)
+    except (OSError, ValueError):
         return None
     small.thumbnail((side, side))
     buffer = io.BytesIO()

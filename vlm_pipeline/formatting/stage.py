@@ -22,6 +22,7 @@ from vlm_pipeline.formatting.prepared import (
     formatted_versions,
     processor_identity,
     read_formatted,
+    rendering_inputs,
     splits_version,
 )
 from vlm_pipeline.formatting.proof import require_proven
@@ -67,11 +68,7 @@ def make_formatted(
 
         return load_processor(task.base_model_path, task.revision, task.image)
 
-    shared = {
-        "processor": processor_identity(task),
-        "settings": task.settings_hash("prompt", "image"),
-        "code": code_version("formatting"),
-    }
+    shared = {**rendering_inputs(task), "code": code_version("formatting")}
     made = {}
     for section in sections:
         version = raw[f"raw/{section}"]
@@ -132,11 +129,7 @@ def make_training_set(task: Task, store: TaskStore, log: Callable[[str], None]) 
     Raises NotProvenError when a row did not pass its checks, whoever asks and in whatever order.
     """
     require_proven(task, store)
-    inputs = {
-        "rows": splits_version(task, store, TRAINED),
-        "processor": processor_identity(task),
-        "settings": task.settings_hash("prompt", "image"),
-    }
+    inputs = {"rows": splits_version(task, store, TRAINED), **rendering_inputs(task)}
 
     def make() -> Artifact:
         sections = {name: _counted(store.section("formatted", name)) for name in task.sections.names}

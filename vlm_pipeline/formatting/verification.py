@@ -58,7 +58,7 @@ def verify(task: Task, rows: Any, processor: Any) -> list[Finding]:
         Model(processor, task.prompt)
     except RenderError as error:
         return [Finding(error.number, error.message, error.remedy)]
-    splits = SplitWatch()
+    splits = SplitWatch(task.prompt, task.root)
     checked = check_rows(task, rows, processor, splits.add)
     if not checked.rows and not checked.findings:
         return [Finding(3, "there is no row", "see the quarantine for rows that were set aside")]

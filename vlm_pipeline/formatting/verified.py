@@ -11,7 +11,7 @@ from typing import Any
 from vlm_pipeline.examples.raw import read_quarantine
 from vlm_pipeline.examples.stage import quarantine_path
 from vlm_pipeline.formatting.findings import Finding, summary
-from vlm_pipeline.formatting.prepared import formatted_paths, formatted_versions, processor_identity
+from vlm_pipeline.formatting.prepared import formatted_paths, formatted_versions, rendering_inputs
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, read_manifest
 from vlm_pipeline.store import TaskStore, content_hash, read_json, safe_name, write_json, write_text
 from vlm_pipeline.task import Task
@@ -23,11 +23,7 @@ _SHOWN = 20
 def verification_report(task: Task, store: TaskStore) -> Verdict:
     """All checks of the catalogue over every formatted row (1-21, 30, 31); unchanged sections are not checked again."""
     formatted = formatted_versions(task, store)
-    shared = {
-        "processor": processor_identity(task),
-        "settings": task.settings_hash("prompt", "image"),
-        "code": code_version("formatting"),
-    }
+    shared = {**rendering_inputs(task), "code": code_version("formatting")}
     inputs = {"rows": combined_version(formatted), **shared}
     return verdict_once(store, "verified_format", inputs, lambda: _verify(task, store, formatted, shared))
 
@@ -57,7 +53,7 @@ def _verify(task: Task, store: TaskStore, formatted: dict[str, str], shared: dic
             _checked_section(task, store, section, {"rows": formatted[f"formatted/{section}"], **shared}, processor)
             for section in task.sections.names
         ]  # fmt: skip
-        splits = SplitWatch()
+        splits = SplitWatch(task.prompt, task.root)
         for row in read_formatted_rows(paths, list(COLUMNS)):
             splits.add(row)
         findings += [finding for part in parts for finding in part.findings]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import ImageRef
+from vlm_pipeline.examples.upright import is_turned, open_upright
 from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.store import content_hash
 
@@ -22,16 +24,15 @@ def conversation_hash(talk: Conversation) -> str:
 
 
 def image_bytes(ref: ImageRef) -> tuple[str, bytes]:
-    """Media type and bytes as they are sent; formats that no API takes are sent as PNG, without loss."""
+    """Media type and bytes as they are sent: the file itself, or the same pixels as PNG.
+
+    PNG where no API takes the format, and where the file is turned by a tag, which not every API reads.
+    """
     data = ref.data if ref.data is not None else Path(ref.path or "").read_bytes()
-    if ref.format in _MEDIA:
+    if ref.format in _MEDIA and not is_turned(data):
         return _MEDIA[ref.format], data
-    import io
-
-    from vlm_pipeline.formatting.pictures import open_image
-
     buffer = io.BytesIO()
-    open_image(ref).save(buffer, "PNG")
+    open_upright(data).save(buffer, "PNG")
     return "image/png", buffer.getvalue()
 
 

@@ -11,16 +11,15 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from vlm_pipeline.compute.payload import PayloadError
+from vlm_pipeline.examples.upright import open_upright
 from vlm_pipeline.formatting.template import image_settings
 from vlm_pipeline.store import content_hash, write_bytes
 from vlm_pipeline.training.rows import Row
@@ -39,8 +38,7 @@ def read_pixels(processor: Any, row: Row, number: int) -> dict[str, torch.Tensor
         raise PayloadError(
             f"row {row.id}: image {path} has changed since formatting; materialize formatted_examples again"
         )
-    with Image.open(BytesIO(data)) as image:
-        inputs = processor.image_processor(images=[image.convert("RGB")], return_tensors="pt")
+    inputs = processor.image_processor(images=[open_upright(data)], return_tensors="pt")
     if "image_grid_thw" in inputs and row.image_grid:
         grid = tuple(inputs["image_grid_thw"][0].tolist())
         if grid != row.image_grid[number]:

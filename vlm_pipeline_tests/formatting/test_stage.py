@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from vlm_pipeline.examples.raw import read_quarantine
 from vlm_pipeline.examples.stage import make_raw, quarantine_path, representation_report
@@ -22,7 +23,9 @@ from vlm_pipeline.formatting.stage import (
     make_training_set,
     verification_report,
 )
+from vlm_pipeline.formatting.table import read_formatted_rows
 from vlm_pipeline.store import TaskStore
+from vlm_pipeline.task import Task
 from vlm_pipeline_tests.formatting.tasks import SECTIONS, formatted, quiet, rows_of, write_rows, write_task
 from vlm_pipeline_tests.servers.hub import TOKEN, running_hub
 
@@ -120,6 +123,54 @@ def test_unchanged_pictures_are_not_decoded_again_and_changed_ones_are(tmp_path:
     assert make_raw(task, store, task.sections.names, quiet)[SECTIONS[0]].metadata["rows"] == 12
     os.utime(page)
     assert make_raw(task, store, task.sections.names, quiet)[SECTIONS[0]].metadata["rows"] == 10
+
+
+def with_shot(folder: Path, image: str = "images/0-0.png") -> Task:
+    return write_task(
+        folder, prompt={"few_shot": [{"question": "Torque of the plug?", "answer": "9 Nm", "image": image}]}
+    )
+
+
+def test_a_replaced_picture_of_a_worked_example_is_rendered_and_named_anew(tmp_path: Path) -> None:
+    task = with_shot(tmp_path)
+    store = formatted(task, tmp_path)
+    first = make_training_set(task, store, quiet).data_version
+    assert make_formatted(task, store, SECTIONS, quiet)[SECTIONS[1]].artifact.reused
+    Image.new("RGB", (140, 84), (1, 2, 3)).save(task.root / "images" / "0-0.png")
+    made = make_formatted(task, store, [SECTIONS[1]], quiet)[SECTIONS[1]].artifact
+    assert made.reason == "made again: shots changed"
+    row = next(iter(read_formatted_rows(store.section("formatted", SECTIONS[1]))))
+    assert row["image_grid"][0] == [1, 6, 10]
+    store = formatted(task, tmp_path)
+    assert make_training_set(task, store, quiet).data_version != first
+
+
+def test_a_worked_example_on_a_held_out_page_is_a_leak_and_one_on_a_train_page_is_none(
+    tmp_path: Path,
+) -> None:
+    task = with_shot(tmp_path, "images/0-2.png")  # a page of test
+    verdict = verification_report(task, formatted(task, tmp_path))
+    assert not verdict.passed and "failure 31" in verdict.message and "worked example 1" in verdict.message
+    task = with_shot(tmp_path)
+    assert verification_report(task, formatted(task, tmp_path)).passed
+
+
+@pytest.mark.parametrize(
+    ("image", "problem"),
+    [
+        ("../secret.png", "leaves the image folder"),
+        ("images/bomb.png", "50,000,000"),
+        ("nobody.png", "does not exist"),
+    ],
+)
+def test_pictures_of_worked_examples_stay_in_the_task_folder_and_in_the_limits(
+    image: str, problem: str, tmp_path: Path
+) -> None:
+    task = with_shot(tmp_path, image)
+    Image.new("RGB", (28, 28)).save(tmp_path / "secret.png")
+    Image.new("1", (10_000, 6_000)).save(task.root / "images" / "bomb.png")
+    with pytest.raises(ValueError, match=rf"prompt.few_shot: .*{problem}"):
+        formatted(task, tmp_path)
 
 
 def test_openai_findings_name_the_row_that_their_line_was_made_from(tmp_path: Path) -> None:

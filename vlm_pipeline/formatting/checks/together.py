@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import Example, ImageRef, text_of
 from vlm_pipeline.examples.leakage import LeakSearch
 from vlm_pipeline.formatting.checks.evidence import Evidence
+from vlm_pipeline.formatting.conversation import shot_images
 from vlm_pipeline.formatting.findings import Finding
 from vlm_pipeline.settings.data import PromptSettings
 
@@ -80,18 +82,29 @@ def _lacking(messages: list[dict[str, Any]], prompt: PromptSettings) -> str:
 
 
 class SplitWatch:
-    """31: nothing stands on two sides of a split; the search itself belongs to vlm_pipeline.examples."""
+    """31: nothing stands on two sides of a split; the search itself belongs to vlm_pipeline.examples.
 
-    def __init__(self) -> None:
+    Worked examples stand before every row, so they count once, as a part of what is trained on.
+    """
+
+    def __init__(self, prompt: PromptSettings, root: Path | None = None) -> None:
         self._search = LeakSearch(near=False)
+        pictures = iter(shot_images(prompt, root))
+        self._shown = 0  # pictures that every row begins with
+        for number, shot in enumerate(prompt.few_shot, start=1):
+            images = () if shot.image is None else (next(pictures),)
+            self._shown += len(images)
+            name = f"worked example {number}"
+            said = ({"role": "user", "content": shot.question}, {"role": "assistant", "content": shot.answer})
+            self._search.add(Example(name, said, images, group=f"id:{name}", split="train"))
 
     def add(self, row: dict[str, Any]) -> None:
         """row: formatted columns (COLUMNS); rows without group, split and content cannot be placed."""
         content = row.get("question") is not None or row.get("messages")
         if row.get("group") is None or row.get("split") is None or not content:
             return
-        paths = row.get("images") or []
-        hashes = row.get("image_sha256") or []
+        paths = (row.get("images") or [])[self._shown :]
+        hashes = (row.get("image_sha256") or [])[self._shown :]
         self._search.add(
             Example(
                 id=str(row["id"]),
