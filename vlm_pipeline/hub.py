@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from vlm_pipeline.markdown import escape, table
 from vlm_pipeline.store import write_text
 
 TOKEN_VARIABLE = "HF_TOKEN"
@@ -154,11 +155,8 @@ def card(counts: Mapping[str, Mapping[str, int]], facts: Mapping[str, Any]) -> s
     }
     lines = ["---", yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(), "---", ""]
     lines += [f"# {header['pretty_name']}", "", str(facts.get("description") or ""), ""]
-    lines += ["## Rows", "", f"| section | {' | '.join(splits)} |", f"|---|{'---|' * len(splits)}"]
-    lines += [
-        f"| {_cell(name)} | {' | '.join(str(section.get(split, 0)) for split in splits)} |"
-        for name, section in counts.items()
-    ]
+    rows = [(name, *(section.get(split, 0) for split in splits)) for name, section in counts.items()]
+    lines += ["## Rows", "", table(("section", *splits), rows)]
     lines += [
         "",
         "## How it was made",
@@ -171,13 +169,10 @@ def card(counts: Mapping[str, Mapping[str, int]], facts: Mapping[str, Any]) -> s
     ]
     findings = list(facts.get("findings") or ())
     lines += [
-        f"- failure {one['number']}, row {one.get('row_id')}: {one['message']}" for one in findings[:50]
+        f"- failure {one['number']}, row {escape(one.get('row_id'))}: {escape(one['message'])}"
+        for one in findings[:50]
     ] or ["All rows passed every check of the failure catalogue."]
     quarantine = dict(facts.get("quarantine") or {})
     lines += ["", "## Set aside", ""]
     lines += [f"- {kind}: {count}" for kind, count in sorted(quarantine.items())] or ["No row was set aside."]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -16,6 +16,7 @@ import numpy as np
 from vlm_pipeline.examples.upright import open_upright
 from vlm_pipeline.formatting.findings import Finding, picture_in_words
 from vlm_pipeline.formatting.template import control_tokens, tokenizer_of
+from vlm_pipeline.markdown import escape
 from vlm_pipeline.store import write_text
 
 _SHOWN_TOKENS = 6_000
@@ -190,7 +191,7 @@ def markdown_preview(path: Path | str, processor: Any, rows: int = 3) -> str:
 
 def _markdown(row: dict[str, Any], processor: Any) -> str:
     lines = [
-        f"**{_plain(row['id'])}** · {_plain(row['split'] or '')} · {row['n_tokens']} tokens, {row['n_supervised']} supervised"
+        f"**{escape(row['id'])}** · {escape(row['split'])} · {row['n_tokens']} tokens, {row['n_supervised']} supervised"
     ]
     lines += [f"![picture]({uri})" for uri in (thumbnail(image, 160) for image in row["images"][:2]) if uri]
     words = picture_in_words(
@@ -198,11 +199,6 @@ def _markdown(row: dict[str, Any], processor: Any) -> str:
     )
     lines += ["Supervised tokens stand in ⟦ ⟧:", _fenced(words)]
     return "\n\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown cannot take for markup."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~])", r"\\\1", text.replace("\n", " "))
 
 
 def _fenced(text: str) -> str:

@@ -22,6 +22,7 @@ from dagster._core.definitions.data_version import (
 from dagster._core.execution.plan.execute_step import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 from vlm_pipeline.manifest import Artifact
+from vlm_pipeline.markdown import records_table
 
 
 def to_metadata(values: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
@@ -51,26 +52,12 @@ def _typed(value: Any) -> dg.MetadataValue:
         if kind == "url":
             return dg.MetadataValue.url(content)
         if kind == "table":
-            return dg.MetadataValue.md(markdown_table(content))
+            return dg.MetadataValue.md(records_table(content))
         if kind == "columns":
             return dg.MetadataValue.table_schema(
                 dg.TableSchema(columns=[dg.TableColumn(name, type_) for name, type_ in content.items()])
             )
     return dg.MetadataValue.json(value)
-
-
-def markdown_table(records: list[dict[str, Any]]) -> str:
-    if not records:
-        return "*(empty)*"
-    columns = list(records[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(_cell(record.get(column)) for column in columns) + " |" for record in records]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
 # What making an artifact cost; a reused one costs nothing and has saved as much.

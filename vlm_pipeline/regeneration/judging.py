@@ -11,6 +11,7 @@ from filelock import FileLock
 from vlm_pipeline.examples.overlay import overlay_version
 from vlm_pipeline.formatting.stage import TRAINED, splits_version
 from vlm_pipeline.manifest import Artifact, data_version, read_manifest
+from vlm_pipeline.markdown import escape
 from vlm_pipeline.regeneration.rounds import (
     Log,
     history,
@@ -189,7 +190,7 @@ def _rounds_metadata(task: Task, store: TaskStore, rounds: Sequence[dict[str, An
         "history": {"table": table},
     }
     if rounds and rounds[-1].get("decision"):
-        metadata["decision"] = {"md": f"**{rounds[-1]['decision']}**"}
+        metadata["decision"] = {"md": f"**{escape(rounds[-1]['decision'])}**"}
     picture = _picture(store, rounds)
     return metadata | ({"picture": {"md": picture}} if picture else {})
 

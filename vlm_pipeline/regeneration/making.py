@@ -11,6 +11,7 @@ from typing import Any
 
 from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.leakage import folded
+from vlm_pipeline.markdown import escape, table
 from vlm_pipeline.regeneration.candidate import Candidate, to_example
 from vlm_pipeline.regeneration.teachers import Teacher
 from vlm_pipeline.regeneration.vetting import HeldOut, Known, Rejected, vet
@@ -178,27 +179,20 @@ def known_facts(task: Task) -> Known:
 
 def preview(made: Iterable[SectionRows], shown: int = 5) -> str:
     """Markdown: the first rows of each section as they were and as they are, and the first rejected ones."""
-    from vlm_pipeline.reporting.summary import escape
-
     lines = []
     for one in made:
-        lines += [
-            f"**{escape(one.section)}**",
-            "",
-            "| page | question | answer | how |",
-            "| --- | --- | --- | --- |",
-        ]
+        new = []
         for row in one.rows[:shown]:
             origin = row.metadata["provenance"]
             picture = Path(row.images[0].path or "").name if row.images else str(row.group)
             how = f"{origin['strategy']} by {origin['teacher']}"
-            cells = (picture, row.question, row.answer, how)
-            lines.append("| " + " | ".join(escape(cell[:160]) for cell in cells) + " |")
-        lines += ["", "| rejected | question | answer | reason |", "| --- | --- | --- | --- |"]
-        for refused in one.rejected[:shown]:
-            cells = (refused.kind, refused.candidate.question, refused.candidate.answer, refused.reason)
-            lines.append("| " + " | ".join(escape(cell[:160]) for cell in cells) + " |")
-        lines.append("")
+            new.append([cell[:160] for cell in (picture, row.question, row.answer, how)])
+        refused = [
+            [cell[:160] for cell in (no.kind, no.candidate.question, no.candidate.answer, no.reason)]
+            for no in one.rejected[:shown]
+        ]
+        lines += [f"**{escape(one.section)}**", "", table(("page", "question", "answer", "how"), new), ""]
+        lines += [table(("rejected", "question", "answer", "reason"), refused), ""]
     return "\n".join(lines)
 
 

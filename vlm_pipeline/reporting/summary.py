@@ -6,10 +6,11 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+from vlm_pipeline.markdown import escape, table
 from vlm_pipeline.reporting.blocks import Blocks
 from vlm_pipeline.reporting.figures.style import Figure
 from vlm_pipeline.reporting.rows import Row
-from vlm_pipeline.reporting.view import Comparison, Table, is_number, number_text, p_text
+from vlm_pipeline.reporting.view import Comparison, Predictor, is_number, number_text, p_text
 
 _CODES = {"right": "r", "wrong": "w", "unscored": "u", "error": "e"}
 PICTURE_LIMIT = 90_000  # bytes of one picture inside Markdown; a larger one is left to the report
@@ -84,43 +85,28 @@ def summary_markdown(
     Text is escaped for Markdown and HTML: a predictor's or section's name cannot become markup.
     """
     metric = view.headline
-    lines = [f"### {escape(view.title)}", "", f"**{escape(view.decision.sentence)}**", ""]
-    lines += [
-        "| Predictor | "
-        + escape(metric.label)
-        + " | 95 % interval | n | Unscored | Difference | 95 % interval | p |",
-        "|---|--:|---|--:|--:|--:|---|--:|",
+    columns = (
+        "Predictor",
+        metric.label,
+        "95 % interval",
+        "n",
+        "Unscored",
+        "Difference",
+        "95 % interval",
+        "p",
+    )
+    rows = [_predictor_line(view, predictor) for predictor in view.predictors]
+    lines = [
+        f"### {escape(view.title)}",
+        "",
+        f"**{escape(view.decision.sentence)}**",
+        "",
+        table(columns, rows),
     ]
-    for predictor in view.predictors:
-        name = escape(predictor.label) + (f" *({escape(predictor.stand_in)})*" if predictor.stand_in else "")
-        e = view.estimates.get((predictor.name, metric.key))
-        if not predictor.measured or e is None:
-            lines.append(f"| {name} | {escape(predictor.status)} | {escape(predictor.reason)} | | | | | |")
-            continue
-        d = view.difference(predictor.name, metric.key)
-        cells = [
-            name,
-            metric.value(e.value),
-            metric.interval(e.low, e.high),
-            number_text(e.n),
-            number_text(e.unscored),
-        ]
-        cells += (
-            [
-                f"{metric.difference(d.value)} {metric.difference_unit}".strip(),
-                metric.interval(d.low, d.high, signs=True),
-                p_text(d.p_shown),
-            ]
-            if d
-            else ["", "", ""]
-        )
-        lines.append("| " + " | ".join(cells) + " |")
     weak = [entry for entry in (blocks.weak or {}).get("entries", ()) if entry["weak"]]
     if weak:
-        lines += [
-            "",
-            "Weak sections: " + "; ".join(f"{escape(e['name'])} ({escape(e['text'])})" for e in weak) + ".",
-        ]
+        named = "; ".join(f"{e['name']} ({e['text']})" for e in weak)
+        lines += ["", f"Weak sections: {escape(named)}."]
     for figure in figures:
         if figure.name in pictures:
             lines += ["", picture_markdown(figure)]
@@ -129,41 +115,33 @@ def summary_markdown(
     return "\n".join(lines) + "\n"
 
 
+def _predictor_line(view: Comparison, predictor: Predictor) -> tuple[Any, ...]:
+    metric = view.headline
+    name = predictor.label + (f" ({predictor.stand_in})" if predictor.stand_in else "")
+    e = view.estimates.get((predictor.name, metric.key))
+    if not predictor.measured or e is None:
+        return (name, predictor.status, predictor.reason, None, None, None, None, None)
+    d = view.difference(predictor.name, metric.key)
+    paired = ("", "", "")
+    if d is not None:
+        difference = f"{metric.difference(d.value)} {metric.difference_unit}".strip()
+        paired = (difference, metric.interval(d.low, d.high, signs=True), p_text(d.p_shown))
+    return (name, metric.value(e.value), metric.interval(e.low, e.high), e.n, e.unscored, *paired)
+
+
 def picture_markdown(figure: Figure, limit: int = PICTURE_LIMIT) -> str:
     """A figure as a Markdown picture that needs no file; one that would be too large becomes its title and numbers."""
     data = _palette_png(figure.png)
     if len(data) > limit:
-        return table_markdown(figure.table, 20)
+        return figure_table(figure)
     return f"![{escape(figure.title)}](data:image/png;base64,{base64.b64encode(data).decode()})"
 
 
-def table_markdown(table: Table, limit: int = 50) -> str:
-    """Pipe table of the first `limit` rows."""
-    lines = ["| " + " | ".join(escape(c) for c in table.columns) + " |", "|" + "---|" * len(table.columns)]
-    lines += [
-        "| " + " | ".join(escape(number_text(cell)) for cell in row) + " |" for row in table.rows[:limit]
-    ]
-    if len(table.rows) > limit:
-        lines.append(f"| … {len(table.rows) - limit} more rows |" + " |" * (len(table.columns) - 1))
-    return "\n".join(lines)
-
-
-def escape(text: str) -> str:
-    """Text that Markdown renderers show as it stands, on one line."""
-    text = " ".join(str(text).split())
-    for sign, replacement in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ("|", "\\|"),
-        ("[", "\\["),
-        ("]", "\\]"),
-        ("`", "\\`"),
-        ("*", "\\*"),
-        ("_", "\\_"),
-    ):
-        text = text.replace(sign, replacement)
-    return text
+def figure_table(figure: Figure, limit: int = 20) -> str:
+    """The numbers of a figure, as people read them."""
+    return table(
+        figure.table.columns, [[number_text(cell) for cell in row] for row in figure.table.rows], limit
+    )
 
 
 def _palette_png(data: bytes) -> bytes:

@@ -17,6 +17,7 @@ from vlm_pipeline.manifest import (
     read_manifest,
     require,
 )
+from vlm_pipeline.markdown import escape
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
 from vlm_pipeline.settings.scoring import bars_of
 from vlm_pipeline.store import TaskStore, content_hash, read_json, write_json
@@ -279,7 +280,7 @@ def _describe_comparison(result: dict[str, Any]) -> dict[str, Any]:
     ]  # fmt: skip
     main = next((pair["headline"] for pair in result["pairs"] if pair["headline"]), None) or {}
     return {
-        "decision": {"md": f"**{result['decision']['sentence']}**"},
+        "decision": {"md": f"**{escape(result['decision']['sentence'])}**"},
         "verdict": result["decision"]["verdict"],
         "difference": main.get("difference"),
         "p": main.get("p_decision"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.manifest import Artifact, combined_version, make_once, read_manifest, require
+from vlm_pipeline.markdown import escape
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.base_model import base_fingerprint
@@ -69,7 +70,9 @@ def make_training_plan(task: Task, store: TaskStore, log: Callable[[str], None])
         for finding in plan.findings:
             log(f"finding: {finding}")
         metadata = {name: value for name, value in plan.as_dict().items() if value is not None}
-        metadata["findings"] = {"md": "\n".join(f"- {finding}" for finding in plan.findings) or "none"}
+        metadata["findings"] = {
+            "md": "\n".join(f"- {escape(finding)}" for finding in plan.findings) or "none"
+        }
         return Artifact(combined_version(inputs), metadata, (path,))
 
     return make_once(store, "plan", inputs, make, log)

@@ -5,7 +5,6 @@ import dagster as dg
 from vlm_pipeline.manifest import Artifact
 from vlm_pipeline.orchestration.recording import (
     describe,
-    markdown_table,
     record,
     record_sections,
     to_metadata,
@@ -80,9 +79,12 @@ def test_metadata_keeps_its_types_so_that_numbers_plot() -> None:
     }
 
 
-def test_row_text_cannot_break_out_of_a_markdown_table() -> None:
-    table = markdown_table([{"question": "a | b\n<script>alert(1)</script>", "n": 0.123456}])
-    assert table.splitlines()[2] == "| a \\| b &lt;script>alert(1)&lt;/script> | 0.1235 |"
+def test_row_text_cannot_become_a_picture_or_a_link_in_the_events() -> None:
+    records = [{"question": "a | b\n![x](http://evil.invalid) [y](javascript:z) <script>", "n": 0.123456}]
+    value = to_metadata({"rows": {"table": records}})["rows"].value
+    assert value.splitlines()[2] == (
+        "| a \\| b !\\[x\\](http://evil.invalid) \\[y\\](javascript:z) &lt;script&gt; | 0.1235 |"
+    )
 
 
 def test_what_a_reused_artifact_cost_once_is_saved_and_not_spent_again() -> None:
