@@ -133,9 +133,8 @@ def code_version(package: str) -> str:
     that changed nothing. Training and prediction do not use it: a comment must not cost an accelerator hour.
     """
     folder = Path(__file__).parent / package
-    return content_hash(
-        {str(file.relative_to(folder)): file_hash(file) for file in sorted(folder.rglob("*.py"))}
-    )
+    sources = [file for file in folder.rglob("*.*") if file.suffix in (".py", ".j2", ".css", ".js")]
+    return content_hash({str(file.relative_to(folder)): file_hash(file) for file in sorted(sources)})
 
 
 def combined_version(versions: Mapping[str, str]) -> str:

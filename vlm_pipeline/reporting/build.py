@@ -4,7 +4,7 @@ Layout of a report folder::
 
     index.html report.json summary.md report.xlsx rows.csv rows.parquet figures/<name>.{svg,png}    the newest
     versions/<data version>/…                                                                       the same, kept
-    versions/index.json                                                                             versions by age
+    versions/index.json                                            versions in the order of their last publication
 
 A version is written in a hidden folder and renamed when it is complete; then its files replace the newest ones, each
 atomically. index.html needs none of the other files.
@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def build_report(
     log: Callable[[str], None] = lambda message: None,
     keep: int = KEEP,
 ) -> BuiltReport:
-    """Write the report of `inputs` into `folder`. Equal inputs give equal bytes.
+    """Write the report of `inputs` into `folder`. Equal inputs, also as to what was published before, give equal bytes.
 
     Raises ValueError when the comparison has no base or the data version cannot be a folder name, OSError when
     something cannot be written; the report that lay there stays usable then.
@@ -232,35 +232,35 @@ def _wanted_pictures(rows: Sequence[Row], changes: tuple[Sequence[Change], Seque
 
 
 def _version_of(inputs: ReportInputs, view: Comparison, rows: Sequence[Row]) -> str:
-    """Hash of what the report shows; rows count by their answers and outcomes."""
+    """Hash of what the report shows; rows count by their answers, outcomes and notes."""
     answers = [
-        (row.id, row.expected, [(name, a.text, a.outcome, a.score) for name, a in row.answers.items()])
+        (
+            row.id,
+            row.expected,
+            [(name, a.text, a.outcome, a.score, a.reason) for name, a in row.answers.items()],
+        )
         for row in rows
     ]
-    return content_hash(
-        [
-            inputs.comparison,
-            inputs.metrics,
-            inputs.adapter,
-            inputs.weak,
-            inputs.task,
-            list(inputs.quarantine),
-            answers,
-        ]
-    )
+    documents = {
+        field.name: getattr(inputs, field.name)
+        for field in fields(inputs)
+        if field.name not in ("rows", "predictions", "scores", "data_version", "previous", "image_root")
+    }
+    return content_hash([documents, answers])
 
 
 def _since(inputs: ReportInputs, folder: Path, version: str, document: dict[str, Any]) -> Changes | None:
+    """Against the report that was published last; the same one published again is compared with the one before it."""
     previous = inputs.previous
     if previous is None:
-        before = _versions(folder)
-        before = before[: before.index(version)] if version in before else before
-        kept = [folder / VERSIONS / name / "report.json" for name in reversed(before)]
+        earlier = [name for name in _versions(folder) if name != version]
+        kept = [folder / VERSIONS / name / "report.json" for name in reversed(earlier)]
         previous = next((read_json(path) for path in kept if path.exists()), None)
     return compare_reports(previous, document) if previous else None
 
 
 def _versions(folder: Path) -> list[str]:
+    """Kept versions in the order in which they were last published."""
     return [
         name
         for name in read_json(folder / VERSIONS / "index.json", default=[])
@@ -270,12 +270,9 @@ def _versions(folder: Path) -> list[str]:
 
 def _remember(folder: Path, version: str, keep: int) -> None:
     """Note the version as the newest and remove the ones beyond `keep`."""
-    versions = _versions(folder)
-    if version not in versions:
-        versions.append(version)
+    versions = [name for name in _versions(folder) if name != version] + [version]
     for old in versions[:-keep]:
-        if old != version:
-            shutil.rmtree(folder / VERSIONS / old, ignore_errors=True)
+        shutil.rmtree(folder / VERSIONS / old, ignore_errors=True)
     write_json(folder / VERSIONS / "index.json", versions[-keep:])
 
 

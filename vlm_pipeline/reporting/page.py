@@ -58,6 +58,8 @@ def render_page(
     sentence, more = tidy(view, VERDICTS[view.decision.verdict][1])
     lines = [{"metric": m, "cells": [_metric_cell(view, m, p) for p in view.measured]} for m in view.metrics]
     deciding = view.headline.key.split(".", 1)[0]
+    data = page_data(rows, view, thumbnails)
+    in_page = set(data["columns"]["id"])
     context: dict[str, Any] = {
         "view": view,
         "base": view.predictor(view.baseline),
@@ -78,7 +80,8 @@ def render_page(
         "better": [_card(c, view, candidate, thumbnails) for c in changes[0]],
         "worse": [_card(c, view, candidate, thumbnails) for c in changes[1]],
         "row_count": len(rows),
-        "row_ids": {row.id for row in rows},
+        "row_ids": in_page,
+        "rows_left_out": data["leftOut"],
         "row_sections": sorted({row.section for row in rows}),
         "row_predictors": predictors,
         "row_failures": sorted({a.failure for row in rows for a in row.answers.values() if a.failure}),
@@ -93,7 +96,7 @@ def render_page(
     )
     from markupsafe import Markup
 
-    rows_json = script_json(page_data(rows, view, thumbnails)) if rows else ""
+    rows_json = script_json(data) if rows else ""
     # These three are ours or escaped for the place that they stand in; everything else is escaped by the template.
     return _template().render(
         **context, policy=policy, css=Markup(css), js=Markup(js), rows_json=Markup(rows_json)

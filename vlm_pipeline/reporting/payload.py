@@ -1,21 +1,22 @@
 """The rows as JSON for the page: columns and a pool of strings, so that equal texts are stored once.
 
-The page may hold only so much: very long answers are cut (their length is kept and shown), and all texts together
-stay within a budget by lowering the cut. `rows.parquet` beside the page always holds everything.
+The page may hold only so many bytes: texts are cut to the longest length with which the rows fit (a cut answer's
+length is kept and shown), and where even short texts do not fit, the page holds the first rows only and says so.
+`rows.parquet` beside the page always holds everything.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vlm_pipeline.reporting.rows import Answer, Row
 from vlm_pipeline.reporting.thumbnails import Thumbnails
 from vlm_pipeline.reporting.view import Comparison, Predictor
 
-TEXT_BUDGET = 9_000_000  # characters of all texts in the page
-LONGEST = 120_000
+ROWS_BUDGET = 13_000_000  # bytes in the page, pictures apart
+CUTS = (120_000, 40_000, 20_000, 8_000, 4_000, 2_000, 1_000, 500, 250, 120)  # longest texts, in characters
 OUTCOMES = ("right", "wrong", "unscored", "error")
 
 # Outlines of the predictors' marks on a field from -6 to 6, in the order of figures/style.py MARKERS.
@@ -49,12 +50,28 @@ class _Pool:
 
 
 def page_data(
-    rows: Sequence[Row], view: Comparison, thumbnails: Thumbnails, budget: int = TEXT_BUDGET
+    rows: Sequence[Row], view: Comparison, thumbnails: Thumbnails, budget: int = ROWS_BUDGET
 ) -> dict[str, Any]:
-    """Plain JSON for the row browser. Answer codes: `t` text (-2: no prediction), `o` outcome, `s` score, `x` read as,
-    `r` rule, `j` reason, `f` failure, `a`/`b` span in UTF-16 units, `n` tokens out, `l` seconds, `c` dollars."""
+    """Plain JSON for the row browser, at most `budget` bytes of it beside the pictures.
+
+    Answer codes: `t` text (-2: no prediction), `o` outcome, `s` score, `x` read as, `r` rule, `j` reason, `f` failure,
+    `a`/`b` span in UTF-16 units, `n` tokens out, `l` seconds, `c` dollars. `leftOut`: rows that did not fit.
+    """
+    cut = next((cut for cut in CUTS if _texts_bytes(rows, cut) <= budget), CUTS[-1])
+    shown, data = rows, _page_data(rows, view, thumbnails, cut)
+    while shown and (size := len(script_json(data).encode())) > budget:
+        if cut > CUTS[-1]:
+            cut = CUTS[CUTS.index(cut) + 1]
+        else:
+            shown = shown[: int(len(shown) * min(0.9, budget / size))]
+        data = _page_data(shown, view, thumbnails, cut)
+    data["leftOut"] = len(rows) - len(shown)
+    data["thumbs"] = [thumbnails.data_uri(key) for key in thumbnails.images]
+    return data
+
+
+def _page_data(rows: Sequence[Row], view: Comparison, thumbnails: Thumbnails, cut: int) -> dict[str, Any]:
     predictors = shown_predictors(rows, view)
-    limit = _limit(rows, budget)
     pool = _Pool()
     sections = sorted({row.section for row in rows})
     failures = ["", *sorted({a.failure for row in rows for a in row.answers.values() if a.failure})]
@@ -65,19 +82,17 @@ def page_data(
     columns: dict[str, list[Any]] = {
         "id": [row.id for row in rows],
         "section": [section_index[row.section] for row in rows],
-        "group": [row.group for row in rows],
-        "q": [pool(row.question[:limit]) for row in rows],
-        "e": [pool(row.expected[:limit]) for row in rows],
+        "group": [pool(row.group) for row in rows],
+        "q": [pool(row.question[:cut]) for row in rows],
+        "e": [pool(row.expected[:cut]) for row in rows],
         "img": [pictures.get(row.image_key, -1) for row in rows],
         "nopic": [reasons.index(thumbnails.left_out.get(row.image_key, "")) for row in rows],
     }
     answers = []
     for predictor in predictors:
-        column: dict[str, list[Any]] = {
-            name: [] for name in ("t", "cut", "o", "s", "x", "r", "j", "f", "a", "b", "n", "l", "c", "err")
-        }
+        column: dict[str, list[Any]] = {name: [] for name in _NOTHING}
         for row in rows:
-            _append(column, row.answers.get(predictor.name), pool, limit, failure_index)
+            _append(column, row.answers.get(predictor.name), pool, cut, failure_index)
         answers.append(column)
     return {
         "predictors": [{"label": p.label, "slot": p.slot, "standIn": p.stand_in} for p in predictors],
@@ -94,7 +109,6 @@ def page_data(
         "strings": pool.strings,
         "columns": columns,
         "answers": answers,
-        "thumbs": [thumbnails.data_uri(key) for key in thumbnails.images],
     }
 
 
@@ -110,55 +124,46 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+_NOTHING: dict[str, Any] = {
+    "t": -2, "cut": 0, "o": 2, "s": None, "x": -1, "r": -1, "j": -1, "f": 0, "a": -1, "b": -1, "n": None, "l": None,
+    "c": 0, "err": -1,
+}  # fmt: skip
+
+
 def _append(
-    column: dict[str, list[Any]], answer: Answer | None, pool: _Pool, limit: int, failures: dict[str, int]
+    column: dict[str, list[Any]], answer: Answer | None, pool: _Pool, cut: int, failures: dict[str, int]
 ) -> None:
     if answer is None:
-        for name, value in {
-            "t": -2,
-            "cut": 0,
-            "o": 2,
-            "s": None,
-            "x": -1,
-            "r": -1,
-            "j": -1,
-            "f": 0,
-            "a": -1,
-            "b": -1,
-            "n": None,
-            "l": None,
-            "c": 0,
-            "err": -1,
-        }.items():
+        for name, value in _NOTHING.items():
             column[name].append(value)
         return
-    text = answer.text[:limit]
-    start, end = answer.span if answer.span and answer.span[1] <= limit else (-1, -1)
+    text = answer.text[:cut]
+    start, end = answer.span if answer.span and answer.span[1] <= cut else (-1, -1)
     if start >= 0 and not text.isascii():
         start, end = (len(text[:offset].encode("utf-16-le")) // 2 for offset in (start, end))
     for name, value in {
-        "t": pool(text), "cut": len(answer.text) if len(answer.text) > limit else 0, "o": OUTCOMES.index(answer.outcome),
-        "s": _rounded(answer.score, 4), "x": pool(answer.extracted[:200]), "r": pool(answer.rule), "j": pool(answer.reason[:limit]),
-        "f": failures[answer.failure], "a": start, "b": end, "n": answer.tokens_out, "l": _rounded(answer.latency_s, 4),
-        "c": _rounded(answer.cost_usd, 6) or 0, "err": pool(answer.error[:2000]),
+        "t": pool(text), "cut": len(answer.text) if len(answer.text) > cut else 0, "o": OUTCOMES.index(answer.outcome),
+        "s": _rounded(answer.score, 4), "x": pool(answer.extracted[:200]), "r": pool(answer.rule[:200]),
+        "j": pool(_clipped(answer.reason, cut)), "f": failures[answer.failure], "a": start, "b": end, "n": answer.tokens_out,
+        "l": _rounded(answer.latency_s, 4), "c": _rounded(answer.cost_usd, 6) or 0, "err": pool(_clipped(answer.error, cut)),
     }.items():  # fmt: skip
         column[name].append(value)
 
 
-def _limit(rows: Sequence[Row], budget: int) -> int:
-    """Largest cut of the ladder with which all distinct texts fit the budget."""
-    lengths = [
-        len(t)
-        for t in {
-            text
-            for row in rows
-            for text in (row.question, row.expected, *(a.text for a in row.answers.values()))
-        }
-    ]
-    for limit in (LONGEST, 20_000, 8_000, 4_000, 2_000, 1_000, 500, 250):
-        if sum(min(length, limit) for length in lengths) <= budget:
-            return limit
-    return 120
+def _clipped(text: str, cut: int) -> str:
+    limit = min(cut, 2_000)
+    return text if len(text) <= limit else text[:limit] + " …"
+
+
+def _texts_bytes(rows: Sequence[Row], cut: int) -> int:
+    """Bytes of the distinct texts with this cut, a little less than they will take: no numbers, no punctuation."""
+    return sum(len(text[:cut].encode()) for text in {text for row in rows for text in _texts(row)})
+
+
+def _texts(row: Row) -> Iterable[str]:
+    yield from (row.id, row.question, row.expected)
+    for answer in row.answers.values():
+        yield from (answer.text, answer.reason[:2_000], answer.error[:2_000])
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -28,7 +28,7 @@ class Answer:
     rule: str = ""
     span: tuple[int, int] | None = None
     failure: str = ""
-    reason: str = ""  # a judge's, or the scorer's notes
+    reason: str = ""  # the deciding scorer's notes, then a line for each other scorer that noted something
     reward: float | None = None
     error: str = ""
     finish_reason: str = ""
@@ -91,7 +91,7 @@ def join_rows(inputs: ReportInputs, view: Comparison) -> list[Row]:
             for name in ("tokens_in", "tokens_out", "latency_s", "cost_usd", "cached"):
                 setattr(answer, name, columns[name][index])
             if identity in scores:
-                _apply_score(answer, scores[identity], view)
+                _apply_scores(answer, scores[identity], view)
             row.answers[predictor.name] = answer
     return list(rows.values())
 
@@ -137,22 +137,41 @@ def _question(prompt: str) -> str:
     return prompt.strip()
 
 
-def _score_index(source: Any, view: Comparison) -> dict[str, dict[str, Any]]:
-    """Scores of the first sample by the deciding scorer, by row id."""
+def _score_index(source: Any, view: Comparison) -> dict[str, dict[str, dict[str, Any]]]:
+    """Scores of the first sample by row id and scorer; of scorers that do not decide only what they noted."""
     table = read_table(source)
-    scorer = view.headline.key.split(".", 1)[0]
-    samples, scorers = table.get("sample"), table.get("scorer")
-    several = len(set(scorers or ())) > 1
-    index: dict[str, dict[str, Any]] = {}
+    deciding = view.headline.key.split(".", 1)[0]
+    scorers = [str(name) for name in table.get("scorer") or [deciding] * len(table.get("id", ()))]
+    samples = table.get("sample")
+    if len(set(scorers)) == 1:
+        deciding = scorers[0]
+    index: dict[str, dict[str, dict[str, Any]]] = {}
     for position, identity in enumerate(table.get("id", ())):
-        if (samples and samples[position] not in (None, 0)) or (several and scorers[position] != scorer):
+        if samples and samples[position] not in (None, 0):
             continue
-        row = {name: column[position] for name, column in table.items()}
+        scorer = scorers[position]
+        names = table if scorer == deciding else table.keys() & {"kind", "headline", *_SAID}
+        row = {name: table[name][position] for name in names}
         for name in ("values", "extracted", "gold"):
-            if table.get(name) and isinstance(row[name], str):
+            if isinstance(row.get(name), str):
                 row[name] = _json(row[name])
-        index[str(identity)] = row
+        index.setdefault(str(identity), {})[scorer] = row
     return index
+
+
+_SAID = ("reason", "notes", "detail")
+
+
+def _apply_scores(answer: Answer, scores: Mapping[str, Mapping[str, Any]], view: Comparison) -> None:
+    """The deciding scorer says what was read and whether it is right; what the others noted stands beside it."""
+    deciding = view.headline.key.split(".", 1)[0]
+    if deciding not in scores and len(scores) == 1:
+        deciding = next(iter(scores))
+    if deciding in scores:
+        _apply_score(answer, scores[deciding], view)
+    others = [(name, score) for name, score in scores.items() if name != deciding]
+    notes = [answer.reason, *(_labelled(name, score) for name, score in others)]
+    answer.reason = "\n".join(note for note in notes if note)
 
 
 def _apply_score(answer: Answer, score: Mapping[str, Any], view: Comparison) -> None:
@@ -175,12 +194,21 @@ def _apply_score(answer: Answer, score: Mapping[str, Any], view: Comparison) -> 
     if span and len(span) == 2 and 0 <= span[0] < span[1] <= len(answer.text):
         answer.span = (int(span[0]), int(span[1]))
     answer.failure = _text(score.get("failure"))
-    answer.reason = "; ".join(
-        part
-        for part in (_text(score.get("reason")), _text(score.get("notes")), _text(score.get("detail")))
-        if part
-    )
+    answer.reason = _said(score)
     answer.reward = _number(values.get("reward"))
+
+
+def _labelled(scorer: str, score: Mapping[str, Any]) -> str:
+    """`faithfulness 0.40: the page shows no torque`; nothing where a scorer only gave its figure."""
+    said = _said(score)
+    headline = score.get("headline")
+    figure = f" {headline:.2f}" if score.get("kind") == "judge" and is_number(headline) else ""
+    return f"{scorer.replace('_', ' ')}{figure}: {said}" if said else ""
+
+
+def _said(score: Mapping[str, Any]) -> str:
+    """What a scorer noted about a row: a judge's reasons, notes, why there is no score."""
+    return "; ".join(text for name in _SAID if (text := _text(score.get(name))))
 
 
 def _json(text: str) -> Any:

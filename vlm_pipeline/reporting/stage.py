@@ -7,10 +7,17 @@ from typing import Any
 
 from vlm_pipeline.examples.stage import quarantine_records
 from vlm_pipeline.formatting.stage import read_formatted, verification_findings
-from vlm_pipeline.manifest import Artifact, code_version, make_once, read_manifest, require
+from vlm_pipeline.manifest import (
+    Artifact,
+    code_version,
+    combined_version,
+    make_once,
+    read_manifest,
+    require,
+)
 from vlm_pipeline.regeneration.judging import points
 from vlm_pipeline.regeneration.rounds import history, looks_at_test
-from vlm_pipeline.store import TaskStore, content_hash, read_json
+from vlm_pipeline.store import TaskStore, content_hash, read_json, safe_name
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import current_adapter
 
@@ -28,22 +35,44 @@ REPORTED_COLUMNS = [
 
 
 def make_report(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
-    """`report/index.html` and the files beside it."""
-    inputs = {
-        **require(store, ["comparison", "weak_sections"], "Materialize comparison and weak_sections."),
-        "quarantine": content_hash(quarantine_records(task, store)),
-        "code": code_version("reporting"),
-        "task": task.settings_hash("title", "description", "predictors"),
-        "rounds": content_hash(points(history(store))),
-    }
+    """`report/index.html` and the files beside it, named by the versions of everything that the page shows."""
+    require(store, ["comparison", "weak_sections"], "Materialize comparison and weak_sections.")
+    shown = _versions(task, store)
 
     def make() -> Artifact:
         from vlm_pipeline.reporting import build_report
 
-        report = build_report(report_inputs(task, store), store.path("report"))
+        inputs = report_inputs(task, store, combined_version(shown))
+        report = build_report(inputs, store.path("report"), log)
         return Artifact(report.data_version, report.metadata, tuple(report.files))
 
-    return make_once(store, "report", inputs, make, log)
+    return make_once(store, "report", {**shown, "code": code_version("reporting")}, make, log)
+
+
+def _versions(task: Task, store: TaskStore) -> dict[str, str]:
+    """A version for each thing on the page. What a plan expects in seconds changes with every training and is none."""
+    plan = read_json(store.path("plan.json"), default={})
+    return {
+        **{name: manifest["data_version"] for name, manifest in _manifests(task, store).items()},
+        "plan": content_hash({key: value for key, value in plan.items() if key != "seconds"}),
+        "quarantine": content_hash(quarantine_records(task, store)),
+        "findings": content_hash(verification_findings(task, store)),
+        "rounds": content_hash([points(history(store)), looks_at_test(history(store))]),
+        "task": content_hash(task.model_dump(mode="json")),
+    }
+
+
+def _manifests(task: Task, store: TaskStore) -> dict[str, dict[str, Any]]:
+    """The manifests of the artifacts that a report stands on, in the order of the graph; what was not made is left out."""
+    sections = [safe_name(section) for section in task.sections.names]
+    predictors = [one["name"] for one in read_json(store.path("comparison.json"))["predictors"]]
+    names = [
+        *(f"{kind}/{section}" for kind in ("raw", "formatted") for section in sections),
+        *("training_set", "plan", "adapter", "probes"),
+        *(f"{kind}/{name}" for name in predictors for kind in ("openai_finetune", "predictions", "metrics")),
+        *("comparison", "weak_sections"),
+    ]
+    return {name: manifest for name in names if (manifest := read_manifest(store, name))}
 
 
 def loss_curve(record: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +84,7 @@ def loss_curve(record: dict[str, Any]) -> dict[str, Any]:
     return {"loss_curve": {"md": picture_markdown(figure)}} if figure else {}
 
 
-def report_inputs(task: Task, store: TaskStore) -> Any:
+def report_inputs(task: Task, store: TaskStore, data_version: str | None = None) -> Any:
     from vlm_pipeline.inference.prediction import read_about
     from vlm_pipeline.reporting.inputs import ReportInputs
 
@@ -81,17 +110,10 @@ def report_inputs(task: Task, store: TaskStore) -> Any:
         quarantine=quarantine_records(task, store),
         findings=verification_findings(task, store),
         plan=read_json(store.path("plan.json"), default=None),
-        provenance=_provenance(store),
+        provenance={
+            name: {key: manifest[key] for key in ("data_version", "inputs", "seconds")}
+            for name, manifest in _manifests(task, store).items()
+        },
+        data_version=data_version,
         image_root=task.images_path,
     )
-
-
-def _provenance(store: TaskStore) -> dict[str, Any]:
-    """Data version, seconds and inputs of every artifact that this report stands on."""
-    found = {}
-    for path in sorted(store.path(".manifests").rglob("*.json")):
-        name = path.relative_to(store.path(".manifests")).with_suffix("").as_posix()
-        manifest = read_manifest(store, name)
-        if manifest:
-            found[name] = {key: manifest[key] for key in ("data_version", "inputs", "seconds")}
-    return found

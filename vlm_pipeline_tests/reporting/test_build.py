@@ -97,6 +97,21 @@ def test_versions_are_kept_and_the_next_report_says_what_changed(small: ReportIn
     assert read_json(folder / "versions" / "index.json") == ["one", "two"]
 
 
+def test_an_older_version_published_again_is_compared_with_the_last_one(
+    small: ReportInputs, folder: Path
+) -> None:
+    bare = replace(small, rows=None, predictions={}, scores={})
+    for name in ("a", "b"):
+        build_report(replace(bare, data_version=name, provenance={"rows": {"data_version": name}}), folder)
+    again = replace(bare, data_version="a", provenance={"rows": {"data_version": "a"}})
+    build_report(again, folder)
+    page = (folder / "index.html").read_text("utf-8")
+    assert "What changed since the last report" in page and '<td dir="auto">b</td>' in page
+    assert read_json(folder / "versions" / "index.json") == ["b", "a"]
+    build_report(again, folder)
+    assert (folder / "index.html").read_text("utf-8") == page, "publishing again changes nothing"
+
+
 def test_old_versions_are_removed(small: ReportInputs, folder: Path) -> None:
     bare = replace(small, rows=None, predictions={}, scores={}, comparison={**small.comparison, "pairs": []})
     for name in ("a", "b", "c"):

@@ -85,3 +85,25 @@ def test_a_rendered_prompt_is_shown_as_its_question() -> None:
     )
     (row,) = join_rows(inputs, read_comparison(inputs))
     assert (row.question, row.expected) == ("What torque?", "42 Nm")
+
+
+def test_reasons_of_judges_stand_beside_the_answer_with_their_names(inputs: ReportInputs, tmp_path) -> None:
+    view = read_comparison(inputs)
+    first = inputs.scores["tuned"][0]
+    blank = {"values": {}, "extracted": None, "gold": None, "span": None, "rule": "judged", "detail": None}
+    judge = {**first, **blank, "kind": "judge", "status": "scored", "primary": "score", "failure": None}
+    judged = [
+        {**judge, "scorer": "faithfulness", "headline": 0.4, "notes": ["the page shows no torque"]},
+        {**judge, "scorer": "answer_relevancy", "headline": 0.9, "notes": []},
+        {**judge, "scorer": "faithfulness", "headline": 0.1, "notes": ["another sample"], "sample": 1},
+    ]
+    write_scores(tmp_path / "tuned.parquet", [*inputs.scores["tuned"], *judged])
+    plain = {row.id: row.answers["tuned"] for row in join_rows(inputs, view)}
+    rows = join_rows(replace(inputs, scores={"tuned": tmp_path / "tuned.parquet"}), view)
+    answer = next(row.answers["tuned"] for row in rows if row.id == first["id"])
+    before = plain[first["id"]]
+    assert answer.reason.splitlines()[-1] == "faithfulness 0.40: the page shows no torque"
+    assert (answer.outcome, answer.extracted, answer.span) == (before.outcome, before.extracted, before.span)
+    assert {row.id: row.answers["tuned"].reason for row in rows if row.id != first["id"]} == {
+        identity: one.reason for identity, one in plain.items() if identity != first["id"]
+    }

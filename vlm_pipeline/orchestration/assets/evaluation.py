@@ -24,6 +24,7 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
     def probes(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_probes(loop.task(task), loop.store(task), context.log.info))
 
+    trained = any(getattr(predictor, "adapter", None) == "trained" for predictor in task.predictors)
     per_model = [asset for predictor in task.predictors for asset in _model_assets(task, predictor)]
     metrics_keys = [key(task, "metrics", predictor.name) for predictor in task.predictors]
 
@@ -50,7 +51,10 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=key(task, "report"),
-        deps=[comparison, weak_sections, key(task, "quarantine"), key(task, "rounds")],
+        deps=[
+            *(comparison, weak_sections, probes, *metrics_keys, key(task, "quarantine"), key(task, "rounds")),
+            *((key(task, "plan"), key(task, "adapter")) if trained else ()),
+        ],
         description="The decision report: one HTML file that opens from disk, with JSON, tables and a workbook beside it.",
         **common(task, "4_decision", "html", "excel"),
     )

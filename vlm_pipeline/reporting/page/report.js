@@ -146,7 +146,7 @@
     if (image) { const box = make("div", "picture"); box.append(image); card.append(box); } else card.classList.add("plain");
     const head = make("header");
     head.append(make("code", "", columns.id[row]), make("span", "", sections[columns.section[row]] ?? ""));
-    if (columns.group[row]) head.append(make("span", "", columns.group[row]));
+    if (columns.group[row] >= 0) head.append(make("span", "", textOf(columns.group[row])));
     const link = make("a", "", "Link to this row"); link.href = `#row=${encodeURIComponent(columns.id[row])}`; head.append(link);
     const question = make("p", "question text", textOf(columns.q[row])); question.dir = "auto";
     const expected = make("p", "expected", "Expected: "); const gold = make("bdi", "", textOf(columns.e[row])); gold.dir = "auto"; expected.append(gold);
