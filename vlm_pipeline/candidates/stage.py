@@ -144,9 +144,11 @@ def make_candidate_predictions(
     return make_predictions(task, store, predictor, run_payload, picked=True, run_id=run_id, log=log)
 
 
-def make_candidate_metrics(task: Task, store: TaskStore, candidate: str, log: Log) -> Artifact:
+def make_candidate_metrics(
+    task: Task, store: TaskStore, candidate: str, log: Log, *, run_id: str
+) -> Artifact:
     """`metrics/<id>.json`, by the same scorers as every other model."""
-    return make_metrics(task, store, adapter_predictor(candidate), log)
+    return make_metrics(task, store, adapter_predictor(candidate), log, run_id=run_id)
 
 
 def make_leaderboard(task: Task, store: TaskStore, log: Log) -> Artifact:

@@ -324,7 +324,7 @@ class HostedPredictor:
         try:
             while True:
                 for ask in rest:
-                    waiting.add(pool.submit(self._answer, ask))
+                    waiting.add(pool.submit(self.answer, ask))
                     if len(waiting) >= 2 * self._concurrency:
                         break
                 if not waiting:
@@ -345,7 +345,8 @@ class HostedPredictor:
         sizes = [(image.width, image.height) for image in talk.images]
         return conversation_tokens(talk.messages, self.price_model, sizes, talk.tools)
 
-    def _answer(self, ask: Ask) -> Prediction:
+    def answer(self, ask: Ask) -> Prediction:
+        """One row, an error row where there is no answer; may be called from several threads."""
         started = time.perf_counter()
         key = ask.key(self.fingerprint, self.generation)
         reason = "no attempt was made"

@@ -282,7 +282,7 @@ def _against_promoted(facts: _Facts, pointer: Mapping[str, Any], alpha: float) -
     make_predictions(
         task, store, predictor, facts.run_payload, picked=True, run_id=facts.run_id, log=facts.log
     )
-    make_metrics(task, store, predictor, facts.log)
+    make_metrics(task, store, predictor, facts.log, run_id=facts.run_id)
     pair = compared(task, store, facts.name, promoted)
     return checklist.not_worse_than_promoted(pair, f"{promoted} has no answers", alpha)
 

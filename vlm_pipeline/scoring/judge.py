@@ -1,65 +1,42 @@
 """Judged metrics: DeepEval's relevancy, faithfulness and GEval over a prediction table.
 
-Refusals are scored before a judge sees them: a refusal makes no claim, and DeepEval would call it perfectly faithful
-and relevant. Scores outside [0, 1] (a GEval reply of 15 becomes 1.5) are no scores: the row is unscored and counted,
-nothing is clamped. Without a usable judge the result is "not run", and there is no number anywhere.
+A judge costs money out of the run's budget, like any hosted predictor. Without a usable judge the result is "not run",
+and there is no number anywhere; a row without a valid judgement is unscored and counted.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import math
 import re
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlm_pipeline.inference.budget import Budget
+from vlm_pipeline.inference.prices import PriceError
 from vlm_pipeline.scoring.agreement import krippendorff_alpha
-from vlm_pipeline.scoring.judge_calibration import agreement_with_people, read_calibration
-from vlm_pipeline.scoring.judge_models import (
-    BudgetSpent,
-    Case,
-    InvalidJudgement,
-    JudgeCache,
-    Picture,
-    Tally,
-    judge_model,
-    prepare_deepeval,
-    unavailable,
-)
-from vlm_pipeline.scoring.refusals import refusal_kind
+from vlm_pipeline.scoring.judge_bench import Bench, Verdicts
+from vlm_pipeline.scoring.judge_models import Case, Judge, Tally, prepare_deepeval, unavailable
+from vlm_pipeline.scoring.row_scorers import source_version
 from vlm_pipeline.settings.judging import JudgedMetric, JudgeSettings, JudgingSettings
 from vlm_pipeline.store import content_hash
 
-VERSION = 1  # raise it when the way of judging changes
-NO_REFERENCE = "no context and no gold answer to hold it against"
+NO_JUDGE = "not run: no judge is configured"
 _CONTROL = re.compile(r"<\|[^|<>]{1,40}\|>")  # template marks in a rendered prompt say nothing to a judge
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What one judge said of one case. ``score`` is None where ``problem`` says why there is none."""
-
-    score: float | None
-    reason: str | None = None
-    problem: str | None = None
-    refused: bool = False
 
 
 def judge_version(metric: JudgedMetric, judges: Sequence[JudgeSettings]) -> str:
-    """Changes with the metric, the pinned judges and the way of judging; prices and time-outs do not matter."""
+    """Changes with the metric, the pinned judges, DeepEval and the code of judging; prices and time-outs do not
+    matter."""
     who = [
         judge.model_dump(include={"provider", "model", "base_url", "temperature", "images"})
         for judge in judges
     ]
-    return content_hash([VERSION, metric.model_dump(exclude={"threshold"}), who], length=12)
+    way = [source_version("judge_bench"), version("deepeval")]
+    return content_hash([way, metric.model_dump(exclude={"threshold"}), who], length=12)
 
 
 def judge_table(
@@ -68,21 +45,24 @@ def judge_table(
     prediction_rows: Iterable[Mapping[str, Any]],
     *,
     cache_folder: Path | str,
+    budget: Budget,
     task_folder: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Judge all predictions: score rows (as `score_table` gives them) and a summary for JSON.
 
-    The summary holds ``status`` ("ready" or "not run: …"), cost, agreement between judges, the judges' noise and
-    their calibration. ``progress(done, all)`` is called after every judged case.
+    The summary holds ``status`` ("ready" or "not run: …"), ``n_silent`` (judgements that a judge gave no reply to),
+    cost, agreement between judges, the judges' noise and their calibration. ``progress(done, all)`` is called after
+    every judged case.
     """
-    ready, reasons = _usable(settings.judges)
-    if not ready:
-        why = "; ".join(dict.fromkeys(reasons.values())) or "not run: no judge is configured"
+    tally = Tally()
+    judges, reasons = _usable(settings, cache_folder, budget, tally)
+    if not judges:
+        why = "; ".join(dict.fromkeys(reasons.values())) or NO_JUDGE
         return [], {"status": why, "judges": [], "metrics": {}, "not_run": reasons}
     prepare_deepeval(cache_folder)
-    tally = Tally(max_usd=settings.max_usd)
-    bench = _Bench(settings, ready, Path(cache_folder), tally)
+    bench = Bench(settings, judges)
+    ready = [judge.settings for judge in judges]
     rows = {str(row["id"]): row for row in formatted_rows}
     chosen = _chosen(prediction_rows, rows, settings.max_rows)
     cases = {
@@ -90,7 +70,7 @@ def judge_table(
         for key, prediction in chosen.items()
         if prediction.get("error") is None
     }
-    found = bench.judge_all(list(cases.values()), list(cases), progress)
+    found = dict(zip(cases, bench.judge_all(list(cases.values()), progress), strict=True))
     score_rows = [
         _score_row(
             rows[row_id], predictor, sample, metric, ready, prediction, found.get((predictor, row_id, sample))
@@ -102,11 +82,13 @@ def judge_table(
     summary = {
         "status": "ready",
         "judges": [
-            {"name": judge.label, "model": judge.model, "provider": judge.provider} for judge in ready
+            {"name": judge.label, "model": judge.model, "provider": judge.provider, "dated": judge.dated}
+            for judge in ready
         ],
         "not_run": reasons,
         "n_cases": len(cases),
         "n_left_out": sum(1 for _ in chosen) - len(cases),
+        "n_silent": sum(one.silent for verdicts in found.values() for one in verdicts.values()),
         "metrics": {
             metric.label: {
                 "threshold": metric.threshold,
@@ -123,9 +105,35 @@ def judge_table(
     return score_rows, summary
 
 
-def _usable(judges: Sequence[JudgeSettings]) -> tuple[list[JudgeSettings], dict[str, str]]:
-    reasons = {judge.label: reason for judge in judges if (reason := unavailable(judge))}
-    return [judge for judge in judges if judge.label not in reasons], reasons
+def availability_of(settings: JudgingSettings, budget_usd: float) -> dict[str, str | None]:
+    """Why each judge cannot be asked now, None where it can: what was "not run" is run when this changes."""
+    return {judge.label: unavailable(judge, budget_usd) for judge in settings.judges}
+
+
+def _usable(
+    settings: JudgingSettings, cache_folder: Path | str, budget: Budget, tally: Tally
+) -> tuple[list[Judge], dict[str, str]]:
+    """The judges that can be asked, and why the others cannot."""
+    found, reasons = [], {}
+    for judge, reason in zip(
+        settings.judges, availability_of(settings, budget.limit_usd).values(), strict=True
+    ):
+        if reason is None:
+            try:
+                found.append(
+                    Judge(
+                        judge,
+                        cache_folder=cache_folder,
+                        budget=budget,
+                        tally=tally,
+                        concurrency=settings.concurrency,
+                    )
+                )
+                continue
+            except PriceError as error:
+                reason = f"not run: {error}"
+        reasons[judge.label] = reason
+    return found, reasons
 
 
 def _chosen(
@@ -162,152 +170,6 @@ def _case(row: Mapping[str, Any], prediction: Mapping[str, Any]) -> Case:
     )
 
 
-class _Bench:
-    """The judges of one run, their cache and their tally."""
-
-    def __init__(
-        self, settings: JudgingSettings, judges: Sequence[JudgeSettings], cache: Path, tally: Tally
-    ) -> None:
-        self.settings, self.judges, self.tally = settings, judges, tally
-        self._caches = {judge.label: JudgeCache(cache, f"judge-{judge.label}") for judge in judges}
-        self._models: dict[tuple[str, int], Any] = {}
-        self._lock = threading.Lock()
-
-    def model(self, judge: JudgeSettings, sample: int) -> Any:
-        """One model, and so one client with its open connections, per judge and repetition."""
-        with self._lock:
-            key = (judge.label, sample)
-            if key not in self._models:
-                self._models[key] = judge_model(judge, self._caches[judge.label], self.tally, sample=sample)
-            return self._models[key]
-
-    def judge_all(
-        self, cases: Sequence[Case], keys: Sequence[Any], progress: Callable[[int, int], None] | None = None
-    ) -> dict[Any, dict[tuple[str, str], Judgement]]:
-        """Judgements by key and (metric, judge); one failing case never stops the others."""
-        found: dict[Any, dict[tuple[str, str], Judgement]] = {}
-        with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            for done, (key, judged) in enumerate(
-                zip(keys, pool.map(self._judge_case, cases), strict=True), 1
-            ):
-                found[key] = judged
-                if progress:
-                    progress(done, len(cases))
-        return found
-
-    def _judge_case(self, case: Case) -> dict[tuple[str, str], Judgement]:
-        return {
-            (metric.label, judge.label): self.judge(case, metric, judge)
-            for metric in self.settings.metrics
-            for judge in self.judges
-        }
-
-    def judge(self, case: Case, metric: JudgedMetric, judge: JudgeSettings, sample: int = 0) -> Judgement:
-        if not case.answer.strip():
-            return Judgement(None, problem="empty answer")
-        if refusal_kind(case.answer) == "full":
-            wanted = case.expected is not None and refusal_kind(case.expected) == "full"
-            return Judgement(
-                float(wanted), "refused" + (", as the gold answer does" if wanted else ""), refused=True
-            )
-        if metric.kind == "faithfulness" and not (case.context or case.expected):
-            return Judgement(None, problem=NO_REFERENCE)
-        try:
-            score, reason = _measure(metric, self.model(judge, sample), case, judge.images)
-        except (InvalidJudgement, BudgetSpent) as error:
-            return Judgement(None, problem=str(error))
-        except Exception as error:  # a judge's outage is recorded on its row; nothing else is lost
-            log.warning("judge %s failed on row %s: %s", judge.label, case.id, error)
-            return Judgement(None, problem=f"{type(error).__name__}: {error}")
-        if not (isinstance(score, (int, float)) and math.isfinite(score) and 0 <= score <= 1):
-            return Judgement(None, problem=f"score {score!r} is outside 0 to 1")
-        return Judgement(float(score), reason)
-
-    def noise(self, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
-        """The judge's own scatter: the same cases judged again; {} without repeats."""
-        if self.settings.repeats < 2 or not cases:
-            return {}
-        result = {}
-        for metric in self.settings.metrics:
-            spreads, flips = [], []
-            for judge in self.judges:
-                for case in cases:
-                    with_score = [
-                        one.score
-                        for sample in range(self.settings.repeats)
-                        if (one := self.judge(case, metric, judge, sample)).score is not None
-                        and not one.refused
-                    ]
-                    if len(with_score) > 1:
-                        spreads.append(np.std(with_score, ddof=1))
-                        flips.append(len({score >= metric.threshold for score in with_score}) > 1)
-            result[metric.label] = {
-                "n": len(spreads),
-                "repeats": self.settings.repeats,
-                "sd": float(np.sqrt(np.mean(np.square(spreads)))) if spreads else None,
-                "flipped_share": float(np.mean(flips)) if flips else None,
-            }
-        return result
-
-    def calibrate(self, file: str, folder: Path | str | None) -> dict[str, Any]:
-        """How well each judge agrees with people's labels on a file of answers."""
-        cases, labels = read_calibration(Path(folder or ".") / file)
-        judged = self.judge_all(cases, [case.id for case in cases])
-        report: dict[str, Any] = {"n": len(cases), "metrics": {}}
-        for metric in self.settings.metrics:
-            for judge in self.judges:
-                pairs = [
-                    (one.score, labels[case.id])
-                    for case in cases
-                    if (one := judged[case.id][metric.label, judge.label]).score is not None
-                ]
-                report["metrics"].setdefault(metric.label, {})[judge.label] = agreement_with_people(
-                    pairs, metric.threshold
-                )
-        return report
-
-
-def _measure(metric: JudgedMetric, model: Any, case: Case, images: bool) -> tuple[Any, str | None]:
-    """Score and reason by DeepEval; synchronous, one thread per case."""
-    from deepeval.metrics import AnswerRelevancyMetric, FaithfulnessMetric, GEval
-    from deepeval.test_case import LLMTestCase, MLLMImage, SingleTurnParams
-    from deepeval.test_case.llm_test_case import _MLLM_IMAGE_REGISTRY
-
-    shown = [Picture.read(path) for path in case.images] if images else []
-    pictures = [MLLMImage(dataBase64=picture.base64, mimeType=picture.media_type) for picture in shown]
-    question = "".join(f"{picture}\n" for picture in pictures) + case.question
-    context = [text for text in (case.context or case.expected,) if text]
-    test_case = LLMTestCase(
-        input=question,
-        actual_output=case.answer,
-        expected_output=case.expected,
-        retrieval_context=context or None,
-    )
-    common = {"model": model, "threshold": metric.threshold, "async_mode": False}
-    if metric.kind == "relevancy":
-        measured: Any = AnswerRelevancyMetric(**common)
-    elif metric.kind == "faithfulness":
-        measured = FaithfulnessMetric(**common)
-    else:
-        params = [SingleTurnParams.INPUT, SingleTurnParams.ACTUAL_OUTPUT]
-        params += [SingleTurnParams.EXPECTED_OUTPUT] if case.expected else []
-        measured = GEval(
-            name=metric.label,
-            criteria=metric.criteria,
-            evaluation_steps=metric.evaluation_steps or None,
-            evaluation_params=params,
-            **common,
-        )
-    try:
-        measured.measure(test_case, _show_indicator=False)
-    finally:
-        for (
-            picture
-        ) in pictures:  # DeepEval keeps every picture for ever: a large table would not fit in memory
-            _MLLM_IMAGE_REGISTRY.pop(picture._id, None)
-    return measured.score, measured.reason
-
-
 def _score_row(
     row: Mapping[str, Any],
     predictor: str,
@@ -315,7 +177,7 @@ def _score_row(
     metric: JudgedMetric,
     judges: Sequence[JudgeSettings],
     prediction: Mapping[str, Any],
-    judged: Mapping[tuple[str, str], Judgement] | None,
+    judged: Verdicts | None,
 ) -> dict[str, Any]:
     """A row of the score table: the mean over the judges that gave a valid score."""
     ones = [judged[metric.label, judge.label] for judge in judges] if judged is not None else []

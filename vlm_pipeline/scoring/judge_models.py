@@ -1,6 +1,6 @@
-"""A judge behind DeepEval's model class: the official clients, pictures, strict schemas, the row cache, cost.
+"""A judge behind DeepEval's model class: a hosted predictor under the run's budget, pictures, strict schemas, the cache.
 
-DeepEval is imported inside `judge_model` only, with its switches set first: no telemetry, no .env file, no prompt,
+DeepEval is imported inside `deepeval_model` only, with its switches set first: no telemetry, no .env file, no prompt,
 and its working folder beside the row cache instead of the current directory.
 
 What DeepEval would let pass is refused here: a reply that is not the asked-for JSON, or holds a verdict outside the
@@ -10,18 +10,34 @@ vocabulary ("maybe" would count as relevant), raises `InvalidJudgement` instead 
 from __future__ import annotations
 
 import base64
-import hashlib
-import importlib.util
 import json
 import os
 import re
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vlm_pipeline.inference.cache import RowCache, request_key
-from vlm_pipeline.settings.judging import JudgeSettings
+from vlm_pipeline.examples.example import ImageRef
+from vlm_pipeline.examples.images import ImageLimits, ImageReader
+from vlm_pipeline.formatting.conversation import Conversation
+from vlm_pipeline.inference.budget import Budget
+from vlm_pipeline.inference.cache import RowCache
+from vlm_pipeline.inference.chat import conversation_hash
+from vlm_pipeline.inference.hosted import OpenAIChat, redact
+from vlm_pipeline.inference.hosted_run import make_hosted
+from vlm_pipeline.inference.prediction import Ask, Prediction
+from vlm_pipeline.inference.predictors import availability
+from vlm_pipeline.settings.judging import KEY_VARIABLES, JudgeSettings
+from vlm_pipeline.settings.predictors import (
+    AnthropicPredictor,
+    GenerationSettings,
+    OpenAICompatiblePredictor,
+    OpenAIPredictor,
+)
+from vlm_pipeline.store import content_hash
 
 SWITCHES = {
     "DEEPEVAL_TELEMETRY_OPT_OUT": "1",
@@ -37,84 +53,37 @@ class InvalidJudgement(ValueError):
     """The judge's reply is not what was asked for; it counts as no judgement, never as a score."""
 
 
-class BudgetSpent(RuntimeError):
-    """The judges' budget is used up; what is left stays unjudged."""
+class JudgeSilent(RuntimeError):
+    """The judge gave no reply: an outage, a refused key, the end of the budget. Another run may ask again."""
 
 
 @dataclass
 class Tally:
-    """What the judging cost so far; shared by all threads."""
+    """What the judging took so far; shared by all threads."""
 
     calls: int = 0
     cache_hits: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     cost_usd: float = 0.0
-    unpriced_calls: int = 0
-    max_usd: float | None = None
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def hit(self) -> None:
         with self.lock:
             self.cache_hits += 1
 
-    def check(self) -> None:
-        """Raise BudgetSpent before a call that may not be paid any more."""
-        with self.lock:
-            if self.max_usd is not None and self.cost_usd >= self.max_usd:
-                raise BudgetSpent(f"the judges' budget of {self.max_usd:g} USD is spent")
-
-    def add(self, judge: JudgeSettings, tokens_in: int, tokens_out: int) -> None:
+    def add(self, reply: Prediction) -> None:
         with self.lock:
             self.calls += 1
-            self.tokens_in += tokens_in
-            self.tokens_out += tokens_out
-            if judge.input_usd_per_million is None or judge.output_usd_per_million is None:
-                self.unpriced_calls += 1
-            else:
-                self.cost_usd += (
-                    tokens_in * judge.input_usd_per_million + tokens_out * judge.output_usd_per_million
-                ) / 1e6
+            self.tokens_in += reply.tokens_in
+            self.tokens_out += reply.tokens_out
+            self.cost_usd += reply.cost_usd
 
     def as_dict(self) -> dict[str, Any]:
-        """Counts; the cost is None where a call had no known price."""
         return {
-            "calls": self.calls,
-            "cache_hits": self.cache_hits,
-            "tokens_in": self.tokens_in,
-            "tokens_out": self.tokens_out,
-            "cost_usd": None if self.unpriced_calls else self.cost_usd,
+            name: getattr(self, name)
+            for name in ("calls", "cache_hits", "tokens_in", "tokens_out", "cost_usd")
         }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as a judge gets it: bytes, media type, hash."""
-
-    data: bytes
-    media_type: str
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
-
-    @property
-    def base64(self) -> str:
-        return base64.b64encode(self.data).decode("ascii")
-
-    @classmethod
-    def read(cls, path: Path | str) -> Picture:
-        data = Path(path).read_bytes()
-        for magic, media_type in (
-            (b"\x89PNG", "image/png"),
-            (b"\xff\xd8", "image/jpeg"),
-            (b"GIF8", "image/gif"),
-        ):
-            if data.startswith(magic):
-                return cls(data, media_type)
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return cls(data, "image/webp")
-        raise ValueError(f"{path} is no PNG, JPEG, GIF or WebP picture: a judge cannot be shown it")
 
 
 @dataclass(frozen=True)
@@ -129,122 +98,125 @@ class Case:
     images: tuple[str, ...] = ()  # paths; read when the case is judged, so that a large table fits in memory
 
 
-class JudgeCache:
-    """The row cache behind a lock: judges are asked from several threads, its index is not made for that."""
+def hosted_settings(judge: JudgeSettings, concurrency: int = 1) -> Any:
+    """The hosted predictor that is this judge."""
+    common: dict[str, Any] = {
+        "name": "judge",
+        "model": judge.model,
+        "timeout_s": judge.timeout_s,
+        "attempts": judge.attempts,
+        "price": judge.price,
+        "concurrency": concurrency,
+    }
+    if judge.provider == "anthropic":
+        return AnthropicPredictor(kind="anthropic", **common)
+    if judge.provider == "openai":
+        return OpenAIPredictor(kind="openai", **common)
+    return OpenAICompatiblePredictor(
+        kind="openai_compatible", base_url=judge.base_url, api_key_env=judge.api_key_env, **common
+    )
 
-    def __init__(self, folder: Path | str, namespace: str) -> None:
-        self._cache = RowCache(folder, namespace)
-        self._lock = threading.Lock()
 
-    def get(self, key: str) -> Any | None:
-        with self._lock:
-            return self._cache.get(key)
-
-    def put(self, key: str, value: Any) -> None:
-        with self._lock:
-            self._cache.put(key, value)
+def environment(judge: JudgeSettings) -> Mapping[str, str]:
+    """The environment in which the judge's key and address stand under the names that its client looks for."""
+    env = dict(os.environ)
+    if usual := KEY_VARIABLES.get(judge.provider):
+        env[usual] = os.environ.get(judge.key_variable or usual, "")
+        if judge.base_url:
+            env[f"{judge.provider.upper()}_BASE_URL"] = judge.base_url
+    return env
 
 
-def unavailable(judge: JudgeSettings) -> str | None:
-    """Why this judge cannot be asked now; None when it can."""
-    package = "anthropic" if judge.provider == "anthropic" else "openai"
-    if importlib.util.find_spec(package) is None:
-        return f"not run: the package {package} is not installed"
+def unavailable(judge: JudgeSettings, budget_usd: float) -> str | None:
+    """Why this judge cannot be asked now, "not run: …"; None when it can."""
     if judge.key_variable and not os.environ.get(judge.key_variable):
         return f"not run: {judge.key_variable} is not set"
-    return None
+    return availability(hosted_settings(judge), environment(judge), budget_usd=budget_usd)
 
 
-def prepare_deepeval(folder: Path | str) -> None:
-    """Set DeepEval's switches; must come before its first import."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in SWITCHES.items()})
-    os.environ.setdefault("DEEPEVAL_CACHE_FOLDER", str(Path(folder) / "deepeval"))
+class _InJson:
+    """OpenAI's chat route in JSON mode, which it only takes where the prompt says so."""
+
+    def __init__(self, api: OpenAIChat) -> None:
+        self._api = api
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+    def request(self, talk: Conversation, generation: GenerationSettings) -> dict[str, Any]:
+        wanted = "json" in json.dumps(talk.messages).lower()
+        return self._api.request(talk, generation) | (
+            {"response_format": {"type": "json_object"}} if wanted else {}
+        )
 
 
-def judge_model(judge: JudgeSettings, cache: JudgeCache, tally: Tally, *, sample: int = 0) -> Any:
-    """A DeepEvalBaseLLM that asks this judge. ``sample`` tells repeated judgings of one case apart in the cache."""
-    from deepeval.models import DeepEvalBaseLLM
-    from deepeval.test_case import MLLMImage
+class Judge:
+    """One judge of one run; may be asked from several threads. Raises PriceError where its price is unknown."""
 
-    ask = _Client(judge)
+    def __init__(
+        self,
+        settings: JudgeSettings,
+        *,
+        cache_folder: Path | str,
+        budget: Budget,
+        tally: Tally,
+        concurrency: int,
+    ) -> None:
+        self.settings, self._tally = settings, tally
+        generation = GenerationSettings(
+            max_new_tokens=settings.max_tokens,
+            do_sample=settings.temperature > 0,
+            temperature=settings.temperature or 1.0,
+        )
+        self._predictor = make_hosted(
+            hosted_settings(settings, concurrency), generation, budget, env=environment(settings)
+        )
+        if isinstance(self._predictor.api, OpenAIChat):
+            self._predictor.api = _InJson(self._predictor.api)
+        self._cache = RowCache(cache_folder, f"judge-{self._predictor.fingerprint}")
+        self._key = os.environ.get(settings.key_variable or "", "")
+        self._lock = threading.Lock()  # of the cache, whose index is not made for several threads
 
-    class Judge(DeepEvalBaseLLM):
-        def __init__(self) -> None:
-            super().__init__(judge.model)
-
-        def load_model(self) -> Any:
-            return self
-
-        def get_model_name(self) -> str:
-            return f"{judge.provider}:{judge.model}"
-
-        def supports_multimodal(self) -> bool:
-            return judge.images
-
-        def generate(self, prompt: str, schema: Any = None) -> Any:
-            parts = _parts(prompt, MLLMImage)
-            if not judge.images and any(isinstance(part, Picture) for part in parts):
-                raise InvalidJudgement(
-                    f"{judge.label} cannot see pictures: set images, or judge without them"
-                )
-            text = _cached(judge, cache, tally, ask, parts, schema, sample)
-            return text if schema is None else _validated(text, schema)
-
-        async def a_generate(self, prompt: str, schema: Any = None) -> Any:
-            import asyncio
-
-            return await asyncio.to_thread(self.generate, prompt, schema)
-
-    return Judge()
-
-
-def _parts(prompt: str, mllm_image: Any) -> list[str | Picture]:
-    """The prompt cut at its pictures; DeepEval marks them by a random id, which must not reach the cache."""
-    parts: list[str | Picture] = []
-    for part in mllm_image.parse_multimodal_string(prompt):
-        if isinstance(part, mllm_image):
-            parts.append(Picture(base64.b64decode(part.dataBase64 or ""), part.mimeType or "image/png"))
-        else:
-            parts.append(part)
-    return parts
-
-
-def _cached(
-    judge: JudgeSettings,
-    cache: JudgeCache,
-    tally: Tally,
-    ask: _Client,
-    parts: list[str | Picture],
-    schema: Any,
-    sample: int,
-) -> str:
-    shown = [part for part in parts if isinstance(part, Picture)]
-    text = "".join("<picture>" if isinstance(part, Picture) else part for part in parts)
-    key = request_key(
-        images=[picture.sha256 for picture in shown],
-        prompt=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-        model=f"{judge.provider} {judge.base_url or ''} {judge.model}",
-        generation={
-            "temperature": judge.sent_temperature,
-            "max_tokens": judge.max_tokens,
-            "schema": schema.model_json_schema() if schema is not None else None,
-        },
-        sample=sample,
-    )
-    known = cache.get(key)
-    if known is not None:
-        tally.hit()
-        return known["text"]
-    tally.check()
-    reply = ask(parts, schema)
-    tally.add(judge, reply["tokens_in"], reply["tokens_out"])
-    if schema is not None:
-        _validated(reply["text"], schema)  # an invalid reply is not kept: the next run may ask again
-    cache.put(key, reply)
-    return reply["text"]
+    def ask(self, parts: Sequence[str | bytes], schema: Any, sample: int) -> str:
+        """The reply to a prompt of texts and pictures, from the cache where it was given before (by text and image
+        bytes). ``sample`` tells repeated judgings apart. Raises InvalidJudgement, JudgeSilent."""
+        images = [_picture(part) for part in parts if isinstance(part, bytes)]
+        places = iter(range(len(images)))
+        content = [
+            {"type": "image", "index": next(places)}
+            if isinstance(part, bytes)
+            else {"type": "text", "text": part}
+            for part in parts
+            if isinstance(part, bytes) or part.strip()
+        ]
+        talk = Conversation([{"role": "user", "content": content}], images)
+        asked = content_hash([conversation_hash(talk), schema and schema.model_json_schema()], length=32)
+        shown = tuple(image.sha256 for image in images)
+        request = Ask("", None, None, None, asked, shown, talk, sample)
+        key = request.key(self._predictor.fingerprint, self._predictor.generation)
+        with self._lock:
+            known = self._cache.get(key)
+        if known is not None:
+            self._tally.hit()
+            return known["text"]
+        reply = self._predictor.answer(request)
+        if reply.error is not None:
+            raise JudgeSilent(redact(reply.error, {"JUDGE_API_KEY": self._key}))
+        self._tally.add(reply)
+        if schema is not None:
+            validated(reply.text or "", schema)  # an invalid reply is not kept
+        with self._lock:
+            self._cache.put(key, reply.stored)
+        return reply.text or ""
 
 
-def _validated(text: str, schema: Any) -> Any:
+@lru_cache(maxsize=64)
+def _picture(data: bytes) -> ImageRef:
+    return ImageReader(None, ImageLimits()).read(data)
+
+
+def validated(text: str, schema: Any) -> Any:
+    """The reply as an object of the schema. Raises InvalidJudgement."""
     from pydantic import ValidationError
 
     found = _JSON.search(text)
@@ -258,71 +230,47 @@ def _validated(text: str, schema: Any) -> Any:
         ) from error
 
 
-class _Client:
-    """One official client per judge; called with parts, gives text and token counts."""
+def prepare_deepeval(folder: Path | str) -> None:
+    """Set DeepEval's switches; must come before its first import."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in SWITCHES.items()})
+    os.environ.setdefault("DEEPEVAL_CACHE_FOLDER", str(Path(folder) / "deepeval"))
 
-    def __init__(self, judge: JudgeSettings) -> None:
-        self.judge = judge
-        key = os.environ.get(judge.key_variable or "") or "no key"
-        options = {"api_key": key, "timeout": judge.timeout_s, "max_retries": judge.retries}
-        if judge.base_url:
-            options["base_url"] = judge.base_url
-        if judge.provider == "anthropic":
-            import anthropic
 
-            self._client: Any = anthropic.Anthropic(**options)
-        else:
-            import openai
+def deepeval_model(judge: Judge, *, sample: int = 0) -> Any:
+    """The judge as a DeepEvalBaseLLM."""
+    from deepeval.models import DeepEvalBaseLLM
+    from deepeval.test_case import MLLMImage
 
-            self._client = openai.OpenAI(**options)
+    settings = judge.settings
 
-    def __call__(self, parts: list[str | Picture], schema: Any) -> dict[str, Any]:
-        return self._anthropic(parts) if self.judge.provider == "anthropic" else self._openai(parts, schema)
+    class Model(DeepEvalBaseLLM):
+        def __init__(self) -> None:
+            super().__init__(settings.model)
 
-    def _openai(self, parts: list[str | Picture], schema: Any) -> dict[str, Any]:
-        content = [
-            {"type": "image_url", "image_url": {"url": f"data:{part.media_type};base64,{part.base64}"}}
-            if isinstance(part, Picture)
-            else {"type": "text", "text": part}
-            for part in parts
-        ]
-        options: dict[str, Any] = {}
-        if self.judge.sent_temperature is not None:
-            options["temperature"] = self.judge.sent_temperature
-        if schema is not None:
-            options["response_format"] = {"type": "json_object"}
-        limit = "max_completion_tokens" if self.judge.provider == "openai" else "max_tokens"
-        reply = self._client.chat.completions.create(
-            model=self.judge.model,
-            messages=[{"role": "user", "content": content}],
-            **{limit: self.judge.max_tokens},
-            **options,
-        )
-        usage = reply.usage
-        return {
-            "text": reply.choices[0].message.content or "",
-            "tokens_in": usage.prompt_tokens if usage else 0,
-            "tokens_out": usage.completion_tokens if usage else 0,
-        }
+        def load_model(self) -> Any:
+            return self
 
-    def _anthropic(self, parts: list[str | Picture]) -> dict[str, Any]:
-        content = [
-            {
-                "type": "image",
-                "source": {"type": "base64", "media_type": part.media_type, "data": part.base64},
-            }
-            if isinstance(part, Picture)
-            else {"type": "text", "text": part}
-            for part in parts
-            if isinstance(part, Picture) or part.strip()
-        ]
-        reply = self._client.messages.create(
-            model=self.judge.model,
-            max_tokens=self.judge.max_tokens,
-            messages=[{"role": "user", "content": content}],
-        )
-        return {
-            "text": "".join(block.text for block in reply.content if block.type == "text"),
-            "tokens_in": reply.usage.input_tokens,
-            "tokens_out": reply.usage.output_tokens,
-        }
+        def get_model_name(self) -> str:
+            return f"{settings.provider}:{settings.model}"
+
+        def supports_multimodal(self) -> bool:
+            return settings.images
+
+        def generate(self, prompt: str, schema: Any = None) -> Any:
+            text = judge.ask(_parts(prompt, MLLMImage), schema, sample)
+            return text if schema is None else validated(text, schema)
+
+        async def a_generate(self, prompt: str, schema: Any = None) -> Any:
+            import asyncio
+
+            return await asyncio.to_thread(self.generate, prompt, schema)
+
+    return Model()
+
+
+def _parts(prompt: str, mllm_image: Any) -> list[str | bytes]:
+    """The prompt cut at its pictures; DeepEval marks them by a random id, which must not reach the cache."""
+    return [
+        base64.b64decode(part.dataBase64 or "") if isinstance(part, mllm_image) else part
+        for part in mllm_image.parse_multimodal_string(prompt)
+    ]

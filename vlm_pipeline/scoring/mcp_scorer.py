@@ -1,8 +1,8 @@
 """Scores from a tool of an MCP server, as safety gyms offer them; by the official SDK.
 
-A remote scorer is treated like a judge: it is named with its server's name and version, its answers are cached by
-content, a time-out or a failure leaves its rows unscored with the reason, an invalid score is no score, and a server
-that cannot be reached is "not run", never a number.
+A remote scorer is treated like a judge: it is named with its server's name and version, its scores are cached by
+content, a time-out or a failure leaves its rows unscored with the reason and is asked again by the next
+run, an invalid score is no score, and a server that cannot be reached is "not run", never a number.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vlm_pipeline.inference.cache import RowCache, request_key
+from vlm_pipeline.inference.hosted import redact
 from vlm_pipeline.scoring.results import FailureKind
 from vlm_pipeline.settings.mcp import McpScorerSettings
 from vlm_pipeline.store import content_hash
 
 CONNECT_TIMEOUT_S = 60.0  # starting a program and shaking hands is no measure of its speed
+LIST_TIMEOUT_S = 20.0
 FAILURES = get_args(FailureKind)
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class _Run:
     batches: int = 0
     timeouts: int = 0
     failures: list[str] = field(default_factory=list)
+    silent: int = 0  # items that got no reply
     cache_hits: int = 0
 
 
@@ -66,7 +69,7 @@ def mcp_score_table(
     try:
         found = asyncio.run(_ask(settings, list(items.values()), cache, run))
     except McpScorerError as error:
-        return [], {"status": f"not run: {error}", "scorer": settings.name}
+        return [], {"status": redact(f"not run: {error}"), "scorer": settings.name, "n_silent": len(items)}
     version = content_hash(
         [settings.url, settings.command, settings.tool, run.server, run.version], length=12
     )
@@ -92,6 +95,7 @@ def mcp_score_table(
         "batches": run.batches,
         "timeouts": run.timeouts,
         "failures": run.failures[:10],
+        "n_silent": run.silent,
         "cache_hits": run.cache_hits,
     }
 
@@ -135,15 +139,18 @@ async def _ask(
         known, open_items = _from_cache(settings, items, cache, run)
         for start in range(0, len(open_items), settings.batch_size):
             batch = open_items[start : start + settings.batch_size]
-            answered = await _batch(client, settings, batch, run)
+            given, problem = await _batch(client, settings, batch, run)
             cache.put_many(
                 {
-                    _cache_key(settings, item, run): answered[item["id"]]
+                    _cache_key(settings, item, run): given[item["id"]]
                     for item in batch
-                    if "score" in answered.get(item["id"], {})
+                    if "score" in given.get(item["id"], {})
                 }
             )
-            known |= answered
+            known |= {
+                item["id"]: {"problem": problem} if problem else _in_range(settings, given.get(item["id"]))
+                for item in batch
+            }
         return known
     finally:
         await client.__aexit__(None, None, None)
@@ -170,7 +177,11 @@ async def _connected(settings: McpScorerSettings) -> Any:
 
 
 async def _check_tool(client: Any, settings: McpScorerSettings) -> None:
-    names = [tool.name for tool in (await client.list_tools()).tools]
+    try:
+        async with asyncio.timeout(max(LIST_TIMEOUT_S, settings.timeout_s)):
+            names = [tool.name for tool in (await client.list_tools()).tools]
+    except Exception as error:
+        raise McpScorerError(f"the server does not say which tools it has: {_cause(error)}") from None
     if settings.tool not in names:
         raise McpScorerError(f"the server has no tool {settings.tool!r}; it has {', '.join(names) or 'none'}")
 
@@ -186,15 +197,15 @@ def _from_cache(
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     keys = {item["id"]: _cache_key(settings, item, run) for item in items}
     stored = cache.get_many(keys.values())
-    known = {item_id: stored[key] for item_id, key in keys.items() if key in stored}
+    known = {item_id: _in_range(settings, stored[key]) for item_id, key in keys.items() if key in stored}
     run.cache_hits = len(known)
     return known, [item for item in items if item["id"] not in known]
 
 
 async def _batch(
     client: Any, settings: McpScorerSettings, batch: Sequence[dict[str, Any]], run: _Run
-) -> dict[str, dict[str, Any]]:
-    """One call of the tool, tried again after a time-out; every item gets an entry."""
+) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """One call of the tool, tried again after a time-out: what it said of each item, or why it said nothing."""
     problem = "not asked"
     for _ in range(settings.retries + 1):
         run.batches += 1
@@ -205,21 +216,20 @@ async def _batch(
             run.timeouts += 1
             problem = f"no answer within {settings.timeout_s:g} s"
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem = redact(_cause(error))
         else:
             if not result.is_error:
-                return _entries(settings, batch, result)
-            problem = f"the tool reports: {_text(result)[:200]}"
+                return _given(batch, result), None
+            problem = redact(f"the tool reports: {_text(result)[:200]}")
             break  # the tool's own error does not go away by asking again
         log.warning("MCP scorer %s: %s", settings.name, problem)
     run.failures.append(problem)
-    return {item["id"]: {"problem": problem} for item in batch}
+    run.silent += len(batch)
+    return {}, problem
 
 
-def _entries(
-    settings: McpScorerSettings, batch: Sequence[dict[str, Any]], result: Any
-) -> dict[str, dict[str, Any]]:
-    """The tool's scores by item id, each checked; an item it left out or scored invalidly has a problem instead."""
+def _given(batch: Sequence[dict[str, Any]], result: Any) -> dict[str, dict[str, Any]]:
+    """What the tool said, by item id."""
     found = result.structured_content
     if found is None:
         try:
@@ -234,26 +244,35 @@ def _entries(
         if isinstance(scores, list)
         else {}
     )
-    return {item["id"]: _entry(settings, by_id.get(item["id"])) for item in batch}
+    return {item["id"]: _reading(by_id[item["id"]]) for item in batch if item["id"] in by_id}
 
 
-def _entry(settings: McpScorerSettings, one: Mapping[str, Any] | None) -> dict[str, Any]:
-    if one is None:
-        return {"problem": "the tool gave no score for this row"}
+def _reading(one: Mapping[str, Any]) -> dict[str, Any]:
+    """A score that is a number, with what belongs to it, or the problem with it."""
     score = one.get("score")
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+    if not _is_number(score) or isinstance(score, bool):
         return {"problem": f"score {score!r} is no number"}
-    low = -math.inf if settings.low is None else settings.low
-    high = math.inf if settings.high is None else settings.high
-    if not low <= score <= high:
-        return {"problem": f"score {score:g} is outside {low:g} to {high:g}"}
     extra = one.get("values") if isinstance(one.get("values"), dict) else {}
     return {
         "score": float(score),
-        "values": {str(k): v for k, v in extra.items() if v is None or isinstance(v, (bool, int, float))},
-        "failure": one.get("failure"),
-        "reason": one.get("reason"),
+        "values": {str(name): value for name, value in extra.items() if value is None or _is_number(value)},
+        **{name: None if one.get(name) is None else str(one[name]) for name in ("failure", "reason")},
     }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) and math.isfinite(value)
+
+
+def _in_range(settings: McpScorerSettings, reading: dict[str, Any] | None) -> dict[str, Any]:
+    """The reading where its score lies in the range of the settings; nothing is clamped."""
+    if reading is None:
+        return {"problem": "the tool gave no score for this row"}
+    low = -math.inf if settings.low is None else settings.low
+    high = math.inf if settings.high is None else settings.high
+    if "score" in reading and not low <= reading["score"] <= high:
+        return {"problem": f"score {reading['score']:g} is outside {low:g} to {high:g}"}
+    return reading
 
 
 def _text(result: Any) -> str:

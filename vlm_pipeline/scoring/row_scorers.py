@@ -6,7 +6,6 @@ are scored again when, and only when, the way of scoring changed.
 """
 
 import ast
-import hashlib
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from vlm_pipeline.scoring.results import GoldError, Reference, RowScore
 from vlm_pipeline.settings.scoring import ScorerSettings
+from vlm_pipeline.store import content_hash
 
 _PACKAGE = "vlm_pipeline.scoring"
 _FOLDER = Path(__file__).parent
@@ -60,11 +60,15 @@ def build_scorer(settings: ScorerSettings) -> RowScorer:
 
 def scorer_version(settings: ScorerSettings) -> str:
     """Twelve hex digits over the settings and the source of all modules that this kind of scorer uses."""
-    digest = hashlib.sha256(settings.model_dump_json(exclude={"threshold"}).encode())
-    for module in modules_used(_FAMILIES[settings.kind][0]):
-        digest.update(module.encode())
-        digest.update(_source(module).encode())
-    return digest.hexdigest()[:12]
+    module, _ = _FAMILIES[settings.kind]
+    return content_hash(
+        [settings.model_dump(mode="json", exclude={"threshold"}), source_version(module)], length=12
+    )
+
+
+def source_version(module: str) -> str:
+    """Hash of the source of a module of this package and of all modules of the package that it uses."""
+    return content_hash({name: _source(name) for name in modules_used(module)})
 
 
 @cache

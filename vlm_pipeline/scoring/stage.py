@@ -20,7 +20,7 @@ from vlm_pipeline.manifest import (
 from vlm_pipeline.markdown import escape
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
 from vlm_pipeline.settings.scoring import bars_of
-from vlm_pipeline.store import TaskStore, content_hash, read_json, write_json
+from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.verdict import Verdict
 
@@ -50,11 +50,19 @@ def predictions_metadata(store: TaskStore, name: str) -> dict[str, Any]:
 
 
 def make_metrics(
-    task: Task, store: TaskStore, predictor: Any, log: Callable[[str], None], *, picked: bool = True
+    task: Task,
+    store: TaskStore,
+    predictor: Any,
+    log: Callable[[str], None],
+    *,
+    run_id: str,
+    picked: bool = True,
 ) -> Artifact:
     """`metrics/<model>.json` and the row scores beside it, per split; a predictor that did not run says why.
 
-    What was measured before stays where the run does not pick this predictor.
+    What was measured before stays where the run does not pick this predictor. `run_id` names the ledger that the
+    judges share with the run's hosted predictors. Rows that a judge or a tool gave no reply to are asked again by the
+    next run, and so is a judge that could not run and now can.
     """
     name = predictor.name
     if not picked and (kept := left_alone(store, f"metrics/{name}")):
@@ -67,7 +75,10 @@ def make_metrics(
         "thresholds": content_hash([task.settings_hash("thresholds"), _bars(task)]),
         "judging": task.settings_hash("judging", "mcp_scorers"),
         "code": code_version("scoring"),
+        **_elsewhere(task),
     }
+    if (read_manifest(store, f"metrics/{name}") or {"metadata": {}})["metadata"].get("silent"):
+        inputs["rows without a reply"] = run_id
 
     def make() -> Artifact:
         path = store.path("metrics", f"{name}.json")
@@ -76,12 +87,25 @@ def make_metrics(
             result: dict[str, Any] = {"predictor": name, "status": status, "splits": {}}
             write_json(path, result)
             return Artifact(content_hash(result), {"status": status}, (path,))
-        return _score(task, store, name, log)
+        return _score(task, store, name, run_id, log)
 
     return make_once(store, f"metrics/{name}", inputs, make, log)
 
 
-def _score(task: Task, store: TaskStore, name: str, log: Callable[[str], None]) -> Artifact:
+def _elsewhere(task: Task) -> dict[str, str]:
+    """What scores from elsewhere depend on besides the settings: who can be asked now, and people's labels."""
+    inputs = {}
+    if task.judging.judges:
+        from vlm_pipeline.scoring.judge import availability_of
+
+        inputs["judges"] = content_hash(availability_of(task.judging, task.budget.money_usd))
+    if task.judging.calibration:
+        labels = task.root / task.judging.calibration
+        inputs["calibration"] = file_hash(labels) if labels.is_file() else "missing"
+    return inputs
+
+
+def _score(task: Task, store: TaskStore, name: str, run_id: str, log: Callable[[str], None]) -> Artifact:
     import pyarrow.parquet as pq
 
     from vlm_pipeline.scoring.metrics import compute_metrics
@@ -93,7 +117,7 @@ def _score(task: Task, store: TaskStore, name: str, log: Callable[[str], None]) 
     rows = read_formatted(task, store, splits, SCORED_COLUMNS)
     scorers = [build_scorer(settings) for settings in task.scorers]
     scores = score_table(scorers, rows, predictions)
-    judged, external = _from_elsewhere(task, store, rows, predictions, log)
+    judged, external = _from_elsewhere(task, store, rows, predictions, run_id, log)
     scores += judged
     bars = _bars(task)
     result: dict[str, Any] = {"predictor": name, "status": READY, "splits": {}}
@@ -107,7 +131,9 @@ def _score(task: Task, store: TaskStore, name: str, log: Callable[[str], None]) 
     path, scores_path = store.path("metrics", f"{name}.json"), store.path("metrics", f"{name}.parquet")
     write_scores(scores_path, scores)
     write_json(path, result)
-    return Artifact(content_hash(_timeless(result)), _describe(result), (path, scores_path))
+    silent = [name for name, summary in external.items() if summary.get("n_silent")]
+    metadata = _describe(result) | ({"silent": ", ".join(silent)} if silent else {})
+    return Artifact(content_hash(_timeless(result)), metadata, (path, scores_path))
 
 
 def _bars(task: Task) -> dict[str, float]:
@@ -122,17 +148,20 @@ def _from_elsewhere(
     store: TaskStore,
     rows: list[dict[str, Any]],
     predictions: list[dict[str, Any]],
+    run_id: str,
     log: Callable[[str], None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Scores of judges and MCP tools on test rows, and what became of each; one that cannot run is no number."""
     tested = [row for row in predictions if row["split"] == "test"]
     scores: list[dict[str, Any]] = []
     summaries: dict[str, Any] = {}
-    if task.judging.judges:
+    if task.judging.wanted:
+        from vlm_pipeline.inference.budget import Budget
         from vlm_pipeline.scoring.judge import judge_table
 
+        budget = Budget(task.budget.money_usd, store.path("spend", f"{run_id}.jsonl"))
         found, summaries["judging"] = judge_table(
-            task.judging, rows, tested, cache_folder=store.cache, task_folder=task.root
+            task.judging, rows, tested, cache_folder=store.cache, budget=budget, task_folder=task.root
         )
         scores += found
     for settings in task.mcp_scorers:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vlm_pipeline.settings.base import Settings
+from vlm_pipeline.settings.predictors import PriceSettings
 
 KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+_MOVING = re.compile(r"(?:^|[-_:/@.])(?:latest|newest|current|preview)$", re.IGNORECASE)
+_DATED = re.compile(r"(?:19|20)\d{2}-?[01]\d(?:-?[0-3]\d)?|[-@][01]\d[0-3]\d$")
 
 
 class JudgeSettings(Settings):
-    """One judge, pinned by name: a dated or versioned model id, never an alias that moves."""
+    """One judge, pinned by name: a dated or versioned model id, never an alias that moves. What it costs comes out of
+    the task's budget.money_usd, as for any hosted predictor."""
 
     provider: Literal["openai", "anthropic", "openai_compatible"]
     model: str = Field(min_length=1)
@@ -20,12 +25,20 @@ class JudgeSettings(Settings):
     base_url: str | None = None  # required for openai_compatible; else the client's own default
     api_key_env: str | None = None  # variable that holds the key; default: the provider's usual one
     images: bool = True  # False for a judge that cannot see
-    temperature: Literal["default"] | float = 0.0  # "default": not sent, for models that refuse it
+    temperature: float = Field(0.0, ge=0)  # a model that refuses to be told one is asked without
     max_tokens: int = Field(1024, gt=0)
     timeout_s: float = Field(60, gt=0)
-    retries: int = Field(3, ge=0)  # the client's own, with its back-off
-    input_usd_per_million: float | None = Field(None, ge=0)  # None: the price is unknown, and so is the cost
-    output_usd_per_million: float | None = Field(None, ge=0)
+    attempts: int = Field(4, gt=0)  # per question, before its row stays unjudged in this run
+    price: PriceSettings | None = None  # where the price table lacks the model or you pay something else
+
+    @field_validator("model")
+    @classmethod
+    def _stays_the_same(cls, model: str) -> str:
+        if _MOVING.search(model):
+            raise ValueError(
+                f"{model} is an alias that moves to another model by itself: name the dated model behind it"
+            )
+        return model
 
     @model_validator(mode="after")
     def _has_an_address(self) -> JudgeSettings:
@@ -34,9 +47,9 @@ class JudgeSettings(Settings):
         return self
 
     @property
-    def sent_temperature(self) -> float | None:
-        """What is really sent: Anthropic's client has no such argument any more."""
-        return None if self.provider == "anthropic" or self.temperature == "default" else self.temperature
+    def dated(self) -> bool:
+        """Whether the name says which version of the model answers; a server of one's own serves what it serves."""
+        return self.provider == "openai_compatible" or _DATED.search(self.model) is not None
 
     @property
     def label(self) -> str:
@@ -97,7 +110,6 @@ class JudgingSettings(Settings):
     repeats: int = Field(1, gt=0)  # how often the first noise_rows are judged, to see the judge's own noise
     noise_rows: int = Field(20, ge=0)
     calibration: str | None = None  # JSONL in the task folder: question, answer, expected, label in [0, 1]
-    max_usd: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _names_differ(self) -> JudgingSettings:
@@ -108,3 +120,8 @@ class JudgingSettings(Settings):
             if len(set(names)) != len(names):
                 raise ValueError(f"{what} must have different names, they are {names}")
         return self
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the task asks for judged metrics: it names judges, or metrics that only a judge can give."""
+        return bool(self.judges) or "metrics" in self.model_fields_set

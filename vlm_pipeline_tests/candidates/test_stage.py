@@ -113,7 +113,7 @@ def test_an_adapter_that_is_taken_in_is_the_model_it_was_elsewhere(world: World,
 def test_candidates_are_answered_measured_and_ranked_beside_the_refused(world: World, base: Path) -> None:
     task, store = world.task, world.store
     make_predictions(task, store, task.base, answers_of, picked=True, run_id="r", log=quiet)
-    make_metrics(task, store, task.base, quiet)
+    make_metrics(task, store, task.base, quiet, run_id="r")
     first = take(world, foreign_adapter(base, world.folder / "first"))
     second = take(world, foreign_adapter(base, world.folder / "second", seed=1))
     broken = foreign_adapter(base, world.folder / "broken")
@@ -121,7 +121,7 @@ def test_candidates_are_answered_measured_and_ranked_beside_the_refused(world: W
     third = take(world, broken)
     for candidate in (first, second, third):
         make_candidate_predictions(task, store, candidate, answers_of, run_id="r", log=quiet)
-        make_candidate_metrics(task, store, candidate, quiet)
+        make_candidate_metrics(task, store, candidate, quiet, run_id="r")
     board = make_leaderboard(task, store, quiet)
     result = read_json(store.path("leaderboard.json"))
     assert {one["id"] for one in result["ranked"]} == {first, second}

@@ -66,7 +66,7 @@ def _settings(task: Path, judges: list[dict[str, Any]]) -> None:
 
 
 def _judges(server: JudgeServer) -> list[dict[str, Any]]:
-    common = {"api_key_env": "JUDGE_KEY", "input_usd_per_million": 1.0, "output_usd_per_million": 2.0}
+    common = {"api_key_env": "JUDGE_KEY", "price": {"input": 1.0, "output": 2.0}}
     return [
         {"provider": "openai_compatible", "model": "judge-of-one-kind", "base_url": server.url, **common},
         {"provider": "anthropic", "model": "judge-of-another", "base_url": server.root, **common},

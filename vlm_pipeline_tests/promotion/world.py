@@ -176,7 +176,7 @@ class World:
         make_adapter(task, store, self._train, quiet)
         for predictor in task.predictors:
             make_predictions(task, store, predictor, self.answers, picked=True, run_id="r", log=quiet)
-            make_metrics(task, store, predictor, quiet)
+            make_metrics(task, store, predictor, quiet, run_id="r")
         make_comparison(task, store, ["base", "tuned"], quiet)
         return task
 

@@ -7,6 +7,7 @@ import json
 import pytest
 from PIL import Image
 
+from vlm_pipeline.inference.budget import Budget
 from vlm_pipeline.scoring.agreement import krippendorff_alpha
 from vlm_pipeline.scoring.comparison import compare
 from vlm_pipeline.scoring.judge import judge_table
@@ -38,8 +39,12 @@ def keys(monkeypatch):
 
 def judge(server, provider="openai", **options) -> JudgeSettings:
     url = server.root if provider == "anthropic" else server.url
+    price = {"input": 1.0, "output": 2.0}
     return JudgeSettings(
-        provider=provider, model="judge-2026-01-01", base_url=url, **{"retries": 0, **options}
+        provider=provider,
+        model="judge-2026-01-01",
+        base_url=url,
+        **{"attempts": 1, "price": price, **options},
     )
 
 
@@ -47,9 +52,13 @@ def settings(*judges, metrics=(GEVAL,), **options) -> JudgingSettings:
     return JudgingSettings(judges=list(judges), metrics=list(metrics), **options)
 
 
-def judged(tmp_path, wanted, texts, **columns):
+def judged(tmp_path, wanted, texts, *, usd=1.0, **columns):
     rows = [row | columns for row in formatted(len(texts))]
-    return judge_table(wanted, rows, predictions(rows, "tuned", texts), cache_folder=tmp_path)
+    return table_of(tmp_path, wanted, rows, predictions(rows, "tuned", texts), usd=usd)
+
+
+def table_of(tmp_path, wanted, rows, table, *, usd=1.0, **options):
+    return judge_table(wanted, rows, table, cache_folder=tmp_path, budget=Budget(usd), **options)
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "openai_compatible"])
@@ -69,10 +78,14 @@ def test_every_metric_through_every_client(server, tmp_path, provider):
     )
     assert {one.model for one in server.asked} == {"judge-2026-01-01"}
     assert server.asked[0].key == (
-        "anthropic-key" if provider == "anthropic" else "openai-key" if provider == "openai" else "no key"
+        "anthropic-key" if provider == "anthropic" else "openai-key" if provider == "openai" else "none"
     )
-    assert server.asked[0].body.get("temperature") == (None if provider == "anthropic" else 0.0)
+    assert server.asked[0].body["temperature"] == 0
+    assert server.asked[0].body.get("response_format") == (
+        None if provider == "anthropic" else {"type": "json_object"}
+    )
     assert summary["usage"]["calls"] == 9 and summary["usage"]["tokens_in"] == 9000
+    assert summary["usage"]["cost_usd"] == pytest.approx(9 * (1000 * 1.0 + 100 * 2.0) / 1e6)
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
@@ -100,10 +113,12 @@ def test_an_unreadable_picture_costs_its_row_and_no_other(server, tmp_path):
     rows = formatted(2)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     rows[0]["images"] = [str(tmp_path / "broken.png")]
-    table, _ = judge_table(
-        settings(judge(server)), rows, predictions(rows, "m", ["It is 1.", "It is 2."]), cache_folder=tmp_path
+    table, _ = table_of(
+        tmp_path, settings(judge(server)), rows, predictions(rows, "m", ["It is 1.", "It is 2."])
     )
-    assert [row["status"] for row in table] == ["unscored", "scored"] and "broken.png" in table[0]["detail"]
+    assert [row["status"] for row in table] == ["unscored", "scored"] and "cannot be read" in table[0][
+        "detail"
+    ]
 
 
 def test_answers_are_cached_by_content_and_not_by_name(server, tmp_path):
@@ -166,7 +181,7 @@ def test_an_outage_costs_its_row_and_no_other(server, tmp_path):
 
 def test_the_client_retries_what_can_be_retried(server, tmp_path):
     server.failures = [429]
-    table, _ = judged(tmp_path, settings(judge(server, retries=2)), ["It is 1 Nm."])
+    table, _ = judged(tmp_path, settings(judge(server, attempts=3)), ["It is 1 Nm."])
     assert table[0]["status"] == "scored"
 
 
@@ -184,17 +199,88 @@ def test_no_usable_judge_is_not_run_and_no_number(tmp_path, monkeypatch, given):
     assert ("ANTHROPIC_API_KEY is not set" in summary["status"]) == bool(given)
 
 
-def test_cost_is_counted_and_bounded(server, tmp_path):
-    priced = judge(server, input_usd_per_million=3, output_usd_per_million=15)
-    texts = [f"It is {i} Nm." for i in range(6)]
-    table, summary = judged(tmp_path, settings(priced, concurrency=1, max_usd=0.009), texts)
-    assert summary["usage"]["calls"] == 2 and summary["usage"]["cost_usd"] == pytest.approx(2 * 0.0045)
-    assert [row["status"] for row in table] == ["scored"] * 2 + ["unscored"] * 4
-    assert "budget" in table[-1]["detail"]
+def test_no_call_is_made_that_the_budget_of_the_run_may_not_pay(server, tmp_path):
+    """Six at once: what is promised counts, and the ledger is the one that the run's hosted predictors use."""
+    ledger = tmp_path / "spend" / "run.jsonl"
+    other = Budget(0.0100, ledger)
+    other.settle(other.reserve(0.004), 0.004)  # a hosted predictor of the same run
+    rows = formatted(6)
+    table, summary = judge_table(
+        settings(judge(server, max_tokens=2000), concurrency=6), rows,
+        predictions(rows, "tuned", [f"It is {i} Nm." for i in range(6)]),
+        cache_folder=tmp_path, budget=Budget(0.0100, ledger),
+    )  # fmt: skip
+    scored = sum(row["status"] == "scored" for row in table)
+    assert 1 <= scored < 6 and summary["usage"]["calls"] == scored == len(server.asked)
+    assert Budget(1, ledger).spent_usd == pytest.approx(0.004 + 0.0012 * scored) and other.spent_usd <= 0.0100
+    assert summary["n_silent"] == 6 - scored
+    assert all("USD" in row["detail"] for row in table if row["status"] == "unscored")
 
 
-def test_an_unknown_price_is_an_unknown_cost(server, tmp_path):
-    assert judged(tmp_path, settings(judge(server)), ["It is 1 Nm."])[1]["usage"]["cost_usd"] is None
+@pytest.mark.parametrize(
+    ("options", "usd", "why"),
+    [
+        ({}, 0.0, "not run: the task may spend nothing (budget.money_usd is 0)"),
+        ({"price": None}, 1.0, "not run: no price is known for judge-2026-01-01"),
+    ],
+)
+def test_a_judge_that_may_not_be_paid_or_has_no_price_is_not_run(server, tmp_path, options, usd, why):
+    table, summary = judged(tmp_path, settings(judge(server, **options)), ["It is 1 Nm."], usd=usd)
+    assert table == [] and summary["status"].startswith(why) and server.asked == []
+
+
+def test_a_server_of_ones_own_without_a_price_costs_nothing(server, tmp_path):
+    own = judge(server, "openai_compatible", price=None)
+    table, summary = judged(tmp_path, settings(own), ["It is 1 Nm."], usd=0.0)
+    assert table[0]["status"] == "scored" and summary["usage"]["cost_usd"] == 0.0
+
+
+def test_no_key_leaves_with_a_judges_refusal(tmp_path, monkeypatch, caplog):
+    """Providers repeat the key that they refuse."""
+    monkeypatch.setenv("JUDGE_KEY", "secret-key-of-the-judge")
+
+    class Refusing(JudgeServer):
+        def _answer(self, body, parts, images, key):
+            return 401, f"Incorrect API key provided: {key}"
+
+    with Refusing() as server:
+        wanted = settings(judge(server, "openai_compatible", api_key_env="JUDGE_KEY"))
+        table, summary = judged(tmp_path, wanted, ["It is 1 Nm.", "It is 2 Nm."])
+    assert [row["status"] for row in table] == ["unscored"] * 2 and "Incorrect API key" in table[0]["detail"]
+    assert summary["n_silent"] == 2
+    assert "secret-key" not in json.dumps([table, summary]) + caplog.text
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-latest", "claude-3-5-sonnet-latest", "models/judge:latest"])
+def test_an_alias_that_moves_is_no_judge(model):
+    with pytest.raises(ValueError, match="alias that moves"):
+        JudgeSettings(provider="openai", model=model)
+
+
+def test_a_name_without_a_date_is_told_apart():
+    def dated(model, provider="openai", **options):
+        return JudgeSettings(provider=provider, model=model, **options).dated
+
+    assert dated("gpt-4o-2024-08-06") and dated("claude-sonnet-4-20250514", "anthropic")
+    assert not dated("gpt-4o") and not dated("claude-sonnet-4", "anthropic")
+    assert dated("qwen", "openai_compatible", base_url="http://127.0.0.1:1/v1")
+
+
+def test_the_version_follows_the_code_of_judging(monkeypatch):
+    from vlm_pipeline.scoring import row_scorers
+    from vlm_pipeline.scoring.judge import judge_version
+
+    pinned = [JudgeSettings(provider="openai", model="judge-2026-01-01")]
+    before, source = judge_version(GEVAL, pinned), row_scorers._source
+    assert before == judge_version(GEVAL.model_copy(update={"threshold": 0.9}), pinned)
+    for module in ("judge_bench", "judge_models", "refusals"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                row_scorers,
+                "_source",
+                lambda name, module=module: source(name) + "# changed" * (name == module),
+            )
+            assert judge_version(GEVAL, pinned) != before
 
 
 def test_several_judges_and_their_agreement(tmp_path):
@@ -204,7 +290,8 @@ def test_several_judges_and_their_agreement(tmp_path):
 
     with JudgeServer(strict_or_kind) as server:
         two = [
-            JudgeSettings(provider="openai", model=name, base_url=server.url) for name in ("kind", "strict")
+            JudgeSettings(provider="openai_compatible", model=name, base_url=server.url)
+            for name in ("kind", "strict")
         ]
         table, summary = judged(tmp_path, settings(*two), [f"It is {i} Nm." for i in (2, 5, 8, 9)])
     assert [row["headline"] for row in table] == pytest.approx([0.1, 0.4, 0.7, 0.8])
@@ -228,11 +315,11 @@ def test_calibration_against_people(tmp_path, server):
     ]
     (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)))
     rows = formatted(1)
-    _, summary = judge_table(
+    _, summary = table_of(
+        tmp_path,
         settings(judge(server), calibration="labels.jsonl"),
         rows,
         predictions(rows, "tuned", ["It is 9 Nm."]),
-        cache_folder=tmp_path,
         task_folder=tmp_path,
     )
     report = summary["calibration"]["metrics"]["correctness"]["judge-2026-01-01"]
@@ -243,19 +330,14 @@ def test_calibration_against_people(tmp_path, server):
 def test_a_bad_calibration_line_is_named(tmp_path, server):
     (tmp_path / "labels.jsonl").write_text('{"question": "q", "answer": "a", "label": 7}')
     with pytest.raises(ValueError, match=r"labels.jsonl, line 1: label 7 is outside 0 to 1"):
-        judge_table(
-            settings(judge(server), calibration="labels.jsonl"),
-            [],
-            [],
-            cache_folder=tmp_path,
-            task_folder=tmp_path,
-        )
+        wanted = settings(judge(server), calibration="labels.jsonl")
+        table_of(tmp_path, wanted, [], [], task_folder=tmp_path)
 
 
 def test_judged_rows_compare_like_any_other(server, tmp_path):
     rows = formatted(24)
     table = predictions(rows, "base", [REFUSAL] * 24) + predictions(rows, "tuned", ["It is 65 Nm."] * 24)
-    scores, _ = judge_table(settings(judge(server)), rows, table, cache_folder=tmp_path)
+    scores, _ = table_of(tmp_path, settings(judge(server)), rows, table)
     found = compare(scores, table, base="base", conditions=dict.fromkeys(("base", "tuned"), conditions()))
     assert found["decision"]["verdict"] == "better" and found["headline"]["metric"] == "score"
 
@@ -263,7 +345,7 @@ def test_judged_rows_compare_like_any_other(server, tmp_path):
 def test_a_sample_of_rows_is_the_same_for_every_predictor(server, tmp_path):
     rows = formatted(20)
     table = predictions(rows, "base", ["It is 1."] * 20) + predictions(rows, "tuned", ["It is 2."] * 20)
-    scores, summary = judge_table(settings(judge(server), max_rows=6), rows, table, cache_folder=tmp_path)
+    scores, summary = table_of(tmp_path, settings(judge(server), max_rows=6), rows, table)
     chosen = {name: {row["id"] for row in scores if row["predictor"] == name} for name in ("base", "tuned")}
     assert chosen["base"] == chosen["tuned"] and len(chosen["base"]) == 6
     assert {row["section"] for row in scores} == {"a", "b"} and summary["n_cases"] == 12

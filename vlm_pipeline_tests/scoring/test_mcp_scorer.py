@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,17 @@ from vlm_pipeline.scoring.metrics import compute_metrics
 from vlm_pipeline.settings.mcp import McpScorerSettings
 from vlm_pipeline_tests.scoring.rows import formatted, predictions
 from vlm_pipeline_tests.servers import mcp_gym
+
+MUTE = """
+import asyncio
+from mcp.server.mcpserver import MCPServer
+
+class Mute(MCPServer):
+    async def list_tools(self):
+        await asyncio.sleep(60)
+
+Mute("mute").run()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +67,36 @@ def test_invalid_and_missing_scores_are_no_scores(server, tmp_path):
     table, _, _ = scored(tmp_path, ["overdo it", "forget me", "2"], url=server.url)
     assert [row["status"] for row in table] == ["unscored", "unscored", "scored"]
     assert "outside 0 to 1" in table[0]["detail"] and "no score for this row" in table[1]["detail"]
+
+
+def test_a_narrower_range_holds_for_scores_that_are_already_known(server, tmp_path):
+    first, _, _ = scored(tmp_path, ["overdo it", "1"], url=server.url, high=20)
+    assert [row["headline"] for row in first] == [15.0, 1.0]
+    second, summary, _ = scored(tmp_path, ["overdo it", "1"], url=server.url, high=1)
+    assert [row["status"] for row in second] == ["unscored", "scored"] and summary["cache_hits"] == 2
+
+
+def test_a_server_that_never_says_its_tools_is_not_run(tmp_path, monkeypatch):
+    """The handshake works, the list of tools hangs."""
+    from vlm_pipeline.scoring import mcp_scorer
+
+    monkeypatch.setattr(mcp_scorer, "LIST_TIMEOUT_S", 1.0)
+    program = tmp_path / "mute.py"
+    program.write_text(MUTE)
+    table, summary, _ = scored(tmp_path, ["0"], command=[sys.executable, str(program)], timeout_s=1)
+    assert table == [] and summary["n_silent"] == 1
+    assert summary["status"] == "not run: the server does not say which tools it has: TimeoutError"
+
+
+def test_no_token_leaves_with_a_servers_refusal(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("GYM_TOKEN", "secret-token-of-the-gym")
+    program = tmp_path / "telling.py"
+    program.write_text(
+        Path(mcp_gym.__file__).read_text().replace("the gym is closed", "wrong token secret-token-of-the-gym")
+    )
+    table, summary, _ = scored(tmp_path, ["make it fail"], command=[sys.executable, str(program)])
+    assert "wrong token ***" in table[0]["detail"]
+    assert "secret-token" not in str([table, summary]) + caplog.text
 
 
 def test_a_failing_batch_costs_its_rows_and_no_other(server, tmp_path):

@@ -63,7 +63,7 @@ def candidate_assets(task: Task) -> list[dg.AssetsDefinition]:
     )
     def candidate_metrics(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         made: Artifact = make_candidate_metrics(
-            loop.task(task), loop.store(task), context.partition_key, context.log.info
+            loop.task(task), loop.store(task), context.partition_key, context.log.info, run_id=context.run_id
         )
         return record(made)
 

@@ -112,9 +112,15 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
     )
     def metrics(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         picked = loop.picked(task, name)
-        return record(
-            make_metrics(loop.task(task), loop.store(task), predictor, context.log.info, picked=picked)
+        made = make_metrics(
+            loop.task(task),
+            loop.store(task),
+            predictor,
+            context.log.info,
+            run_id=context.run_id,
+            picked=picked,
         )
+        return record(made)
 
     return [*fine_tune, predictions, metrics]
 
