@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+from typing import Any
 
 from dotenv import dotenv_values
 
@@ -13,6 +14,7 @@ from vlm_pipeline.compute.payload import die_with_parent, starter_environment
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
 from vlm_pipeline.store import TaskStore, content_hash, write_json
+from vlm_pipeline.task import find_task
 
 JOBS = {
     "loop": ("retrain_and_eval", "run the whole chain of a task and show the decision"),
@@ -46,23 +48,30 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command in regeneration.COMMANDS:
         return regeneration.run_command(options)
     few = getattr(options, "max_examples", 0)
-    if options.command in JOBS:
-        status = run_job(options.command, options.task, options.predictors, few)
-        if status or options.command == "train":
-            return status
-    store = TaskStore(f"{options.task}.dev{few}" if few else options.task)
+    names = (getattr(options, "predictors", None) or "").split(",")
+    try:
+        task = find_task(options.task)
+        choices = {"predictors": [name for name in names if name], "max_examples": few}
+        task.picked(choices["predictors"])
+        store = TaskStore(f"{task.name}.dev{few}" if few else task.name)
+        status = run_job(options.command, task.name, choices) if options.command in JOBS else 0
+    except (ValueError, OSError) as error:  # a name that does not exist, a store that cannot be written
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if status or options.command == "train":
+        return status
     return show(store, probes=getattr(options, "probes", False))
 
 
-def run_job(command: str, task: str, predictors: str | None, max_examples: int) -> int:
-    """`dagster job execute`, in a process that ends when this one does. Returns its exit status."""
+def run_job(command: str, task: str, choices: dict[str, Any]) -> int:
+    """`dagster job execute`, in a process that ends when this one does. Returns its exit status.
+
+    `choices` as in `LoopOptions`.
+    """
     die_with_parent()
     job = f"{JOBS[command][0]}_{task}"
-    choices = {"predictors": predictors.split(",") if predictors else [], "max_examples": max_examples}
-    if command == "eval":
-        choices["full_adapter"] = True
     run_config = {
-        "resources": {"loop": {"config": choices}},
+        "resources": {"loop": {"config": {**choices, "full_adapter": command == "eval"}}},
         "loggers": {"console": {"config": {"log_level": "INFO"}}},
     }
     config = TaskStore(task).path("requests", f"run_config-{content_hash(run_config)}.yaml")

@@ -25,8 +25,16 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]{0,99}")
 
 
 def store_root() -> Path:
-    """The folder named by VLM_PIPELINE_STORE, or `.vlm_pipeline/store` under the working folder."""
-    return Path(os.environ.get("VLM_PIPELINE_STORE") or DEFAULT_STORE).expanduser().absolute()
+    """The folder named by VLM_PIPELINE_STORE, or `.vlm_pipeline/store` under the working folder.
+
+    Raises ValueError for a URL: taken for a path, it would become a folder of that name.
+    """
+    named = os.environ.get("VLM_PIPELINE_STORE") or DEFAULT_STORE
+    if "://" in named:
+        raise ValueError(
+            f"VLM_PIPELINE_STORE is {named!r}: only folders of this machine can be a store; name one"
+        )
+    return Path(named).expanduser().absolute()
 
 
 def safe_name(name: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from vlm_pipeline.settings.base import Settings
+from vlm_pipeline.settings.base import InTaskFolder, Settings
 from vlm_pipeline.settings.budget import BudgetSettings, ThresholdSettings
 from vlm_pipeline.settings.data import (
     DatasetSettings,
@@ -26,7 +28,13 @@ from vlm_pipeline.settings.predictors import GenerationSettings, PredictorSettin
 from vlm_pipeline.settings.promotion import AutomationSettings, CandidateSettings, PromotionSettings
 from vlm_pipeline.settings.regeneration import RegenerationSettings
 from vlm_pipeline.settings.scoring import ScorerSettings
-from vlm_pipeline.settings.training import PRESETS, LoraSettings, QuantizationSettings, TrainingSettings
+from vlm_pipeline.settings.training import (
+    PRESETS,
+    LoraSettings,
+    PresetName,
+    QuantizationSettings,
+    TrainingSettings,
+)
 from vlm_pipeline.store import content_hash
 from vlm_pipeline.task_errors import describe, did_you_mean
 from vlm_pipeline.task_yaml import TaskFileError, load_with_lines
@@ -34,12 +42,14 @@ from vlm_pipeline.task_yaml import TaskFileError, load_with_lines
 TASK_FILE = "task.yaml"
 TASKS_VARIABLE = "VLM_PIPELINE_TASKS"
 DEFAULT_TASKS = "data"
+_NAME = re.compile(r"[A-Za-z](_?[A-Za-z0-9])*")  # Dagster joins the parts of a key by two underscores
+_OWNER = re.compile(r"team:[\w-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 
 
 class Task(Settings):
     """One fine-tuning problem. `root` is the folder; paths in the settings are relative to it."""
 
-    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    name: str
     title: str | None = None
     description: str = ""
     owner: str | None = None
@@ -51,7 +61,7 @@ class Task(Settings):
     dataset: DatasetSettings = DatasetSettings()
     base_model: str
     revision: str | None = None
-    preset: str | None = None
+    preset: PresetName | None = None
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     quantization: QuantizationSettings = QuantizationSettings()
@@ -61,7 +71,7 @@ class Task(Settings):
     judging: JudgingSettings = JudgingSettings()
     mcp_scorers: list[McpScorerSettings] = []
     thresholds: ThresholdSettings = ThresholdSettings()
-    probes: str | None = "probes.yaml"
+    probes: InTaskFolder | None = "probes.yaml"
     budget: BudgetSettings = BudgetSettings()
     promotion: PromotionSettings = PromotionSettings()
     candidates: CandidateSettings = CandidateSettings()
@@ -74,13 +84,30 @@ class Task(Settings):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not values.get("preset"):
+        """What the preset says goes below what is written; a part that is no mapping is left for its own message."""
+        if not isinstance(values, dict) or not isinstance(name := values.get("preset"), str):
             return values
-        preset = PRESETS.get(values["preset"])
-        if preset is None:
-            raise ValueError(f"preset {values['preset']!r} is not one of {', '.join(PRESETS)}")
-        merged = {part: {**defaults, **(values.get(part) or {})} for part, defaults in preset.items()}
-        return {**values, **merged}
+        merged = dict(values)
+        for part, defaults in PRESETS.get(name, {}).items():
+            written = values.get(part) or {}
+            merged[part] = {**defaults, **written} if isinstance(written, dict) else written
+        return merged
+
+    @field_validator("name")
+    @classmethod
+    def _fit_for_a_key(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no task name (letters, digits and single _, a letter first); where `name` is not set, the folder's is used"
+            )
+        return name
+
+    @field_validator("owner")
+    @classmethod
+    def _known_to_dagster(cls, owner: str | None) -> str | None:
+        if owner is not None and not _OWNER.fullmatch(owner):
+            raise ValueError(f"{owner!r} is no owner: write an e-mail address, or team:name")
+        return owner
 
     @field_validator("sections", mode="before")
     @classmethod
@@ -96,18 +123,30 @@ class Task(Settings):
             )
         return self
 
-    @model_validator(mode="after")
-    def _base_first(self) -> Task:
-        names = [predictor.name for predictor in self.predictors]
-        if len(set(names)) != len(names):
-            raise ValueError(f"predictor names must differ, they are {names}")
-        first = self.predictors[0]
+    @field_validator("predictors")
+    @classmethod
+    def _base_first(cls, predictors: list[PredictorSettings]) -> list[PredictorSettings]:
+        _must_differ("predictor", [predictor.name for predictor in predictors])
+        first = predictors[0]
         if not (
             isinstance(first, TransformersPredictor) and first.adapter is None and first.constrained is None
         ):
             raise ValueError(
                 "the first predictor must be the bare base (kind: transformers, no adapter): it is what all others are compared with"
             )
+        return predictors
+
+    @field_validator("scorers")
+    @classmethod
+    def _own_columns(cls, scorers: list[ScorerSettings]) -> list[ScorerSettings]:
+        _must_differ("scorer", [scorer.column_name for scorer in scorers])
+        return scorers
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Task:
+        judged = [metric.label for metric in self.judging.metrics] if self.judging.judges else []
+        own = [scorer.column_name for scorer in self.scorers]
+        _must_differ("scorer", [*own, *judged, *(scorer.name for scorer in self.mcp_scorers)])
         return self
 
     @property
@@ -143,8 +182,9 @@ class Task(Settings):
         return str(local) if local.is_dir() else self.base_model
 
     @property
-    def source_path(self) -> Path:
-        return self._root / self.source.path
+    def source_path(self) -> Path | None:
+        """File or folder of the rows; None where they come from the hub."""
+        return None if self.source.hub else self._root / self.source.path
 
     @property
     def images_path(self) -> Path:
@@ -165,13 +205,60 @@ def load_task(folder: Path | str) -> Task:
     path = folder / TASK_FILE
     data, lines = load_with_lines(path)
     data.setdefault("name", folder.resolve().name)
+    data.setdefault("source", {})  # its default folder, too, is checked to be no link to somewhere else
     try:
-        task = Task.model_validate(data)
+        task = Task.model_validate(data, context={"root": folder.resolve()})
     except ValidationError as error:
         problems = sorted({describe(problem, Task, data, lines) for problem in error.errors()})
         raise TaskFileError("\n".join(f"{path}, line {line}: {text}" for line, text in problems)) from error
     task._root = folder.resolve()
     return task
+
+
+@dataclass(frozen=True)
+class UnusableTask:
+    """A task that is left out, and why; the message names file, line and field where it can."""
+
+    folder: Path
+    message: str
+
+
+def load_tasks(variable: str | None = None) -> tuple[list[Task], list[UnusableTask]]:
+    """All tasks below the folders that VLM_PIPELINE_TASKS names, and those that cannot be used.
+
+    Whatever is wrong with one, its neighbours are there.
+    """
+    tasks: dict[str, Task] = {}
+    unusable: list[UnusableTask] = []
+    for folder in task_folders(variable):
+        try:
+            task = load_task(folder)
+        except TaskFileError as error:
+            unusable.append(UnusableTask(folder, str(error)))
+        except Exception as error:  # nothing that a folder holds may take the others along
+            unusable.append(
+                UnusableTask(folder, f"{folder / TASK_FILE}: {type(error).__name__}: {error or 'no message'}")
+            )
+        else:
+            if taken := tasks.get(task.name.casefold()):
+                text = f"{folder / TASK_FILE}: the name {task.name!r} is taken by {taken.root}; rename one"
+                unusable.append(UnusableTask(folder, text))
+            else:
+                tasks[task.name.casefold()] = task
+    return list(tasks.values()), unusable
+
+
+def find_task(name: str) -> Task:
+    """The usable task of this name. Raises TaskFileError with its mistakes, or with the nearest name there is."""
+    tasks, unusable = load_tasks()
+    for task in tasks:
+        if task.name == name:
+            return task
+    for one in unusable:
+        if one.folder.resolve().name == name:
+            raise TaskFileError(one.message)
+    known = [task.name for task in tasks]
+    raise TaskFileError(f"there is no task {name!r}{did_you_mean(name, known) or '; no folder holds one'}")
 
 
 def task_folders(variable: str | None = None) -> list[Path]:
@@ -183,23 +270,13 @@ def task_folders(variable: str | None = None) -> list[Path]:
             [root, *sorted(child for child in root.iterdir() if child.is_dir())] if root.is_dir() else []
         )
         found += [folder for folder in candidates if (folder / TASK_FILE).is_file()]
-    return found
+    return list(dict.fromkeys(found))
 
 
-def load_tasks(variable: str | None = None) -> tuple[list[Task], list[str]]:
-    """All tasks, and one message for each that cannot be used (a broken task must not hide its neighbours)."""
-    tasks: dict[str, Task] = {}
-    problems: list[str] = []
-    for folder in task_folders(variable):
-        try:
-            task = load_task(folder)
-        except TaskFileError as error:
-            problems.append(str(error))
-            continue
-        if task.name in tasks:
-            problems.append(
-                f"{folder / TASK_FILE}: the name {task.name!r} is taken by {tasks[task.name].root}; rename one"
-            )
-        else:
-            tasks[task.name] = task
-    return list(tasks.values()), problems
+def _must_differ(what: str, names: Sequence[str]) -> None:
+    """Names of steps, files and columns: those that differ by case or by - and _ alone would become one."""
+    known = [name.casefold().replace("-", "_") for name in names]
+    if len(set(known)) < len(known):
+        raise ValueError(
+            f"{what} names must differ in more than case, - and _; they are {', '.join(names)}; set `name`"
+        )

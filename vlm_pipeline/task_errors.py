@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, get_args
 
@@ -12,20 +13,39 @@ from vlm_pipeline.settings.base import Settings
 def describe(
     problem: Any, model: type[Settings], data: Any, lines: dict[tuple[str | int, ...], int]
 ) -> tuple[int, str]:
-    """Line, and field with what is wrong; an unknown key comes with the nearest valid name."""
+    """Line, and field with what is wrong; an unknown name comes with the nearest valid one.
+
+    `problem` is one of pydantic's `ValidationError.errors()`.
+    """
     location = _location_in_file(problem["loc"], data)
+    message = problem["msg"].removeprefix("Value error, ")
+    match problem["type"]:
+        case "extra_forbidden":
+            message = (
+                f"unknown setting{did_you_mean(str(location[-1]), _field_names(model, problem['loc'][:-1]))}"
+            )
+        case "missing":
+            message = "is missing"
+        case "union_tag_not_found":
+            location = (*location, "kind")
+            written = problem["input"] if isinstance(problem["input"], dict) else {}
+            close = difflib.get_close_matches("kind", map(str, written), n=1)
+            message = "is missing" + (f"; did you mean it by {close[0]!r}?" if close else "")
+        case "union_tag_invalid":
+            location = (*location, "kind")
+            message = _no_choice(problem["ctx"]["tag"], problem["ctx"]["expected_tags"])
+        case "literal_error":
+            message = _no_choice(problem["input"], problem["ctx"]["expected"])
     known = location
     while known not in lines:
         known = known[:-1]
-    field = ".".join(map(str, location)) or "(top level)"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = (
-            f"unknown setting{did_you_mean(str(location[-1]), _field_names(model, problem['loc'][:-1]))}"
-        )
-    elif problem["type"] == "missing":
-        message = "is missing"
-    return lines[known], f"{field}: {message}"
+    return lines[known], f"{'.'.join(map(str, location)) or '(top level)'}: {message}"
+
+
+def _no_choice(value: Any, expected: str) -> str:
+    """`expected` as pydantic lists it: 'a', 'b' or 'c'."""
+    names = re.findall("'([^']*)'", expected)
+    return f"{value!r} is not known{did_you_mean(str(value), names)}"
 
 
 def _location_in_file(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm_pipeline.task import load_task, load_tasks
+from vlm_pipeline.task import load_task
 from vlm_pipeline.task_yaml import TaskFileError
 
 GOOD = """\
@@ -91,21 +91,6 @@ def test_a_preset_fills_what_is_not_written(tmp_path: Path) -> None:
 def test_small_set_preset_has_fifty_warm_up_steps(tmp_path: Path) -> None:
     task = load_task(write(tmp_path / "demo", GOOD + "preset: small_set\n"))
     assert (task.training.epochs, task.training.learning_rate, task.training.warmup) == (5, 2e-5, 50)
-
-
-def test_a_broken_task_does_not_hide_its_neighbours(tmp_path: Path) -> None:
-    write(tmp_path / "one", GOOD)
-    write(tmp_path / "two", "sections: []\n")
-    tasks, problems = load_tasks(str(tmp_path))
-    assert [task.name for task in tasks] == ["one"]
-    assert len(problems) == 1 and "two" in problems[0]
-
-
-def test_two_tasks_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    write(tmp_path / "one", GOOD + "name: same\n")
-    write(tmp_path / "two", GOOD + "name: same\n")
-    tasks, problems = load_tasks(str(tmp_path))
-    assert len(tasks) == 1 and "is taken by" in problems[0]
 
 
 def test_a_local_base_is_found_beside_the_task_and_a_hub_id_stays(tmp_path: Path) -> None:

@@ -11,14 +11,17 @@ import stat
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import ImageRef
 from vlm_pipeline.examples.quarantine import BadRow
+from vlm_pipeline.store import file_hash
 
 # Raster formats only: Pillow would start Ghostscript for EPS.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+PICTURE_FILES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _CACHED_IMAGES = 20_000
 
 
@@ -39,6 +42,7 @@ class KnownPictures:
     def __init__(self, pictures: dict[FileKey, ImageRef] | None = None) -> None:
         self._before = pictures or {}
         self._used: dict[FileKey, ImageRef] = {}
+        self._paths = {path for path, _, _ in self._before}
         self.decoded = 0
 
     def get(self, key: FileKey) -> ImageRef | None:
@@ -50,6 +54,17 @@ class KnownPictures:
     def add(self, key: FileKey, picture: ImageRef) -> None:
         self.decoded += 1
         self._used[key] = picture
+
+    def holds(self, file: Path) -> bool:
+        """Whether a row of an earlier read named this file, whatever it is called."""
+        return str(file) in self._paths
+
+    def bytes_hash(self, file: Path) -> str:
+        """SHA-256 of a file's bytes; they are not read where size and time are those of the earlier read."""
+        status = file.stat()
+        key = (str(file), status.st_size, status.st_mtime_ns)
+        found = self._before.get(key)
+        return found.sha256 if found else _bytes_hash(*key)
 
     @classmethod
     def read(cls, path: Path) -> KnownPictures:
@@ -87,6 +102,12 @@ class KnownPictures:
         schema = {"path": text, "bytes": whole, "mtime_ns": whole, "sha256": text}
         schema |= {"width": whole, "height": whole, "format": text}
         write_table(path, pa.Table.from_pylist(rows, schema=pa.schema(schema)))
+
+
+@lru_cache(maxsize=100_000)
+def _bytes_hash(file: str, size: int, time: int) -> str:
+    """Once per process and state of the file: a sensor looks every few seconds."""
+    return file_hash(file, length=64)
 
 
 class ImageReader:

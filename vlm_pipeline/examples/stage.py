@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import Example, text_of
-from vlm_pipeline.examples.images import ImageLimits, KnownPictures
+from vlm_pipeline.examples.images import PICTURE_FILES, ImageLimits, KnownPictures
 from vlm_pipeline.examples.leakage import find_leakage
 from vlm_pipeline.examples.overlay import Overlay, overlay_version, read_overlay
 from vlm_pipeline.examples.quarantine import Quarantined
@@ -28,7 +28,7 @@ from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.examples.splits import assign_splits
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, require
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, write_table
-from vlm_pipeline.task import Task
+from vlm_pipeline.task import TASK_FILE, Task
 from vlm_pipeline.verdict import Verdict, verdict_once
 
 SOURCE_QUARANTINE = "_source"
@@ -40,7 +40,7 @@ def make_raw(
     task: Task, store: TaskStore, sections: Sequence[str], log: Callable[[str], None]
 ) -> dict[str, Artifact]:
     """Read the source once and write the given sections; a section whose source did not change is left alone."""
-    source = source_version(task)
+    source = source_version(task, store)
     settings = task.settings_hash("source", "sections", "splits", "max_examples")
 
     @cache
@@ -67,18 +67,27 @@ def make_raw(
     return made
 
 
-def source_version(task: Task) -> str:
-    """Changes when a row file's bytes or a picture's size or time changes; what that means is settled by reading."""
-    source, images = task.source_path, task.images_path
+def source_version(task: Task, store: TaskStore) -> str:
+    """Hash of the row files' and the pictures' bytes; what a change means is settled by reading.
+
+    Pictures that were read before are known by size and time; only new or touched ones are hashed.
+    """
+    source, images = task.source_path, task.images_path.resolve()
+    if source is None:
+        return content_hash({"hub": task.source.hub})
     if not source.exists():
-        return content_hash({"hub": task.source.path})
+        raise FileNotFoundError(
+            f"{task.name} has no rows: {source} does not exist. Put row files there, or name another `source` in "
+            f"{task.root / TASK_FILE}: `path` (a file or folder) or `hub` (a data set of the Hugging Face hub)."
+        )
     files = [source] if source.is_file() else sorted(f for f in source.rglob("*") if f.suffix in _ROW_FILES)
     rows = {str(file.relative_to(source.parent)): file_hash(file) for file in files}
-    pictures = [
-        (str(file.relative_to(images)), file.stat().st_size, file.stat().st_mtime_ns)
+    known = KnownPictures.read(store.path("pictures.parquet"))
+    pictures = {
+        str(file.relative_to(images)): known.bytes_hash(file)
         for file in sorted(images.rglob("*"))
-        if file.is_file() and file not in files
-    ]
+        if (file.suffix.lower() in PICTURE_FILES or known.holds(file)) and file.is_file()
+    }
     return content_hash({"rows": rows, "pictures": pictures})
 
 
@@ -93,7 +102,7 @@ def _read_source(
     task: Task, store: TaskStore, sections: Sequence[str], log: Callable[[str], None]
 ) -> dict[str, RawSection]:
     bad: list[Quarantined] = []
-    log(f"reading {task.source_path}")
+    log(f"reading {task.source_path or task.source.hub}")
     known = KnownPictures.read(store.path("pictures.parquet"))
     rows = _merged(task, read_overlay(task, store, bad), bad, known)
     written = write_raw((row for row in rows if row.section in sections), store.path("raw"))
@@ -118,8 +127,14 @@ def _merged(task: Task, overlay: Overlay, bad: list[Quarantined], known: KnownPi
     Only train rows may be replaced, withdrawn or added to: an overlay row of a page that is held out is refused.
     """
     limits = ImageLimits(task.source.max_image_bytes, task.source.max_image_pixels)
-    path = task.source_path if task.source_path.exists() else task.source.path
-    source = read_examples(path, task.images_path, task.source.format, bad, limits=limits, known=known)
+    source = read_examples(
+        task.source_path or str(task.source.hub),
+        task.images_path,
+        task.source.format,
+        bad,
+        limits=limits,
+        known=known,
+    )
     keyed = assign_sections(
         _chain(source, overlay.rows),
         task.sections.names,
@@ -187,7 +202,7 @@ def _columns() -> dict[str, str]:
 
 
 def _detected(task: Task) -> dict[str, Any]:
-    if task.source.format or not task.source_path.exists():
+    if task.source.format or task.source_path is None:
         return {"format": task.source.format or "dataset"}
     detection = detect_format(task.source_path)
     return {"format": detection.format or "not recognised", "format_evidence": detection.evidence}
@@ -244,7 +259,10 @@ def usable_rows(task: Task, store: TaskStore) -> Verdict:
         "rows_per_section": {"table": [{"section": name, **dict(count)} for name, count in counts.items()]},
     }
     if not total:
-        first = f" First reason: {records[0]['reason']}" if records else ""
+        first = ""
+        if records:
+            one = records[0]
+            first = f" The first one, {Path(one['file']).name}, line {one['line']}: {one['reason']}"
         return Verdict(False, f"{task.name} has no usable row: {aside}.{first}", metadata)
     wanted = [split for split in ("train", "val", "test") if task.splits.ratios[split] > 0]
     empty = [f"{name} ({split})" for name, count in counts.items() for split in wanted if not count[split]]

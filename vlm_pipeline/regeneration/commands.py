@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.store import TaskStore
-from vlm_pipeline.task import Task, load_tasks
+from vlm_pipeline.task import find_task
 
 COMMANDS = ("hand-over", "take-back", "undo-round")
 
@@ -37,7 +37,7 @@ def run_command(options: argparse.Namespace) -> int:
     from vlm_pipeline.regeneration.judging import roll_back_last
 
     try:
-        task = _task(options.task)
+        task = find_task(options.task)
         store = TaskStore(task.name)
         if options.command == "hand-over":
             count = hand_over(task, store, options.section, options.folder)
@@ -54,12 +54,3 @@ def run_command(options: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _task(name: str) -> Task:
-    tasks, problems = load_tasks()
-    found = next((task for task in tasks if task.name == name), None)
-    if found is None:
-        known = ", ".join(task.name for task in tasks) or "none"
-        raise ValueError("\n".join([f"there is no task {name!r}; usable tasks: {known}", *problems]))
-    return found

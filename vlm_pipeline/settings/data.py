@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from vlm_pipeline.settings.base import Settings
+from vlm_pipeline.settings.base import InTaskFolder, Settings, stays_inside
 
 SPLITS = ("train", "val", "test", "final")
 FORMATS = ("conversations_role", "sharegpt", "openai", "safety_score", "alpaca")
@@ -17,13 +17,35 @@ FormatName = Literal["conversations_role", "sharegpt", "openai", "safety_score",
 
 
 class SourceSettings(Settings):
-    """Rows: a file, a folder of files (relative to the task folder) or a Hugging Face dataset id."""
+    """Rows: a file or a folder of files in the task folder, or (only where `hub` says so) a Hugging Face data set."""
 
+    outside: bool = (
+        False  # `path` and `images` may lead out of the task folder: your own data, kept elsewhere
+    )
     path: str = "raw"
     images: str | None = None  # folder that image paths are relative to; default: the task folder
+    hub: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$"
+    )  # owner/name, or owner/name@revision
     format: FormatName | None = None  # None: detected from the first rows, and shown
     max_image_pixels: int = Field(50_000_000, gt=0)
     max_image_bytes: int = Field(50_000_000, gt=0)
+
+    @field_validator("path", "images")
+    @classmethod
+    def _in_the_task_folder(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None or info.data.get("outside"):
+            return value
+        try:
+            return stays_inside(value, info)
+        except ValueError as error:
+            raise ValueError(f"{error}; `source.outside: true` allows it, for data of your own") from None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SourceSettings:
+        if self.hub and "path" in self.model_fields_set:
+            raise ValueError(f"rows come from path ({self.path}) or from hub ({self.hub}), not from both")
+        return self
 
 
 class SplitSettings(Settings):
@@ -53,7 +75,7 @@ class Shot(Settings):
 
     question: str
     answer: str
-    image: str | None = None
+    image: InTaskFolder | None = None
 
 
 class PromptSettings(Settings):

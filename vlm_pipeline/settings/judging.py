@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vlm_pipeline.settings.base import Settings
+from vlm_pipeline.settings.base import InTaskFolder, Settings
 from vlm_pipeline.settings.predictors import PriceSettings
 
 KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
@@ -109,7 +109,9 @@ class JudgingSettings(Settings):
     max_rows: int | None = Field(None, gt=0)  # of each predictor, spread evenly over the sections
     repeats: int = Field(1, gt=0)  # how often the first noise_rows are judged, to see the judge's own noise
     noise_rows: int = Field(20, ge=0)
-    calibration: str | None = None  # JSONL in the task folder: question, answer, expected, label in [0, 1]
+    calibration: InTaskFolder | None = (
+        None  # JSONL in the task folder: question, answer, expected, label in [0, 1]
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> JudgingSettings:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vlm_pipeline.settings.base import Settings
+from vlm_pipeline.settings.base import InTaskFolder, Settings
 from vlm_pipeline.settings.predictors import (
     AnthropicPredictor,
     AzureOpenAIPredictor,
@@ -40,7 +40,7 @@ class RegenerationSettings(Settings):
     rows_per_round: int = Field(200, gt=0)  # new rows that one section may get in one round
     shots: int = Field(2, gt=0)  # worked examples of few_shot
     negative_answer: str | None = None  # the task's own words for "the page does not say"
-    facts: str | None = (
+    facts: InTaskFolder | None = (
         None  # JSON lines in the task folder, `group` and what its page shows: every number is checked
     )
     slice_key: str = (

@@ -64,7 +64,8 @@ class QuantizationSettings(Settings):
     compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+PresetName = Literal["service_manual", "small_set"]
+PRESETS: dict[PresetName, dict[str, dict[str, Any]]] = {
     "service_manual": {
         "lora": {"r": 64, "alpha": 128, "dropout": 0.05},
         "training": {

@@ -18,7 +18,7 @@ needs_data = pytest.mark.skipif(
 )
 
 TASK = """\
-source: {{path: {rows}, images: {images}}}
+source: {{path: {rows}, images: {images}, outside: true}}
 sections: [{sections}]
 splits: {{train: 0.6, val: 0.2, test: 0.2}}
 base_model: {base}

@@ -13,6 +13,7 @@ from vlm_pipeline.examples.stage import (
     make_raw,
     quarantine_records,
     quarantine_summary,
+    source_version,
     usable_rows,
 )
 from vlm_pipeline.store import TaskStore
@@ -109,7 +110,8 @@ def test_a_task_without_a_usable_row_says_why_in_one_sentence(task: Task, tmp_pa
     make(task, store)
     verdict = usable_rows(task, store)
     assert not verdict.passed
-    assert "has no usable row" in verdict.message and "gone.png" in verdict.message
+    assert "has no usable row" in verdict.message
+    assert "The first one, fluids.jsonl, line 1: image 'images/gone.png' does not exist" in verdict.message
 
 
 def test_a_section_without_test_rows_is_named(task: Task, tmp_path: Path) -> None:
@@ -147,6 +149,45 @@ def test_a_picture_painted_over_changes_its_section(task: Task, tmp_path: Path) 
     after = make(task, store)
     assert after["fluids"].data_version != before["fluids"].data_version
     assert after["torque"].data_version == before["torque"].data_version
+
+
+def test_what_is_no_row_and_no_picture_starts_no_reading(task: Task, tmp_path: Path) -> None:
+    """task.yaml and probes.yaml lie in the folder that picture paths are relative to."""
+    store = TaskStore("demo", tmp_path / "store")
+    make(task, store)
+    before = source_version(task, store)
+    (task.root / "probes.yaml").write_text("[]\n")
+    os.utime(task.root / "task.yaml", (5, 5))
+    picture = task.root / "images" / "torque-1.png"
+    for touched in (picture, task.root / "raw" / "torque.jsonl"):
+        os.utime(touched, (5, 5))
+    assert source_version(task, store) == before
+    assert all(one.reused for one in make(task, store).values())
+    Image.new("RGB", (40, 30), (1, 2, 3)).save(picture)
+    painted = source_version(task, store)
+    (task.root / "images" / "new.JPG").write_bytes(b"not yet whole")
+    assert len({before, painted, source_version(task, store)}) == 3
+
+
+def test_a_picture_without_a_usual_ending_is_watched_once_a_row_names_it(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    (task.root / "images" / "torque-1.png").rename(task.root / "images" / "scan")
+    odd = [row("torque", number, image="images/scan") for number in range(12)]
+    write_rows(task.root, "torque", odd)
+    make(task, store)
+    before = source_version(task, store)
+    Image.new("RGB", (40, 30), (1, 2, 3)).save(task.root / "images" / "scan", format="PNG")
+    assert source_version(task, store) != before
+
+
+def test_a_missing_source_names_task_folder_and_remedy(task: Task, tmp_path: Path) -> None:
+    """`data/raw` that is not there must never be asked for at a hub."""
+    (task.root / "raw").rename(task.root / "gone")
+    with pytest.raises(FileNotFoundError) as caught:
+        make(task, TaskStore("demo", tmp_path / "store"))
+    assert str(caught.value).startswith(
+        f"demo has no rows: {task.root / 'raw'} does not exist. Put row files there"
+    )
 
 
 def test_regenerated_rows_stand_in_for_source_rows_and_can_be_removed(task: Task, tmp_path: Path) -> None:

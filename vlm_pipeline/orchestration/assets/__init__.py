@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import dagster as dg
 
@@ -15,7 +16,7 @@ from vlm_pipeline.orchestration.assets.rows import row_assets
 from vlm_pipeline.orchestration.assets.training import training_assets
 from vlm_pipeline.orchestration.automation import with_automation
 from vlm_pipeline.orchestration.checks import task_checks
-from vlm_pipeline.task import Task
+from vlm_pipeline.task import Task, UnusableTask
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,18 @@ def task_assets(task: Task) -> TaskAssets:
     return TaskAssets(assets[: len(looped)], task_checks(task), beside=assets[len(looped) :])
 
 
-def unusable_task(problem: str) -> dg.AssetSpec:
-    """A task whose task.yaml is wrong stays visible in the UI, with the mistakes as its description."""
-    folder = Path(problem.split(",", 1)[0]).parent.name or "task"
-    name = "".join(letter if letter.isalnum() else "_" for letter in folder)
-    return dg.AssetSpec(
-        [name, "task_yaml_has_mistakes"],
-        group_name="needs_attention",
-        kinds={"yaml"},
-        description=f"This task cannot be used. Mend its file and reload the code location.\n\n```\n{problem}\n```",
-    )
+def unusable_tasks(tasks: Sequence[UnusableTask]) -> list[dg.AssetSpec]:
+    """Tasks that cannot be used stay visible in the UI, with their mistakes as the description."""
+    specs: dict[dg.AssetKey, dg.AssetSpec] = {}
+    for task in tasks:
+        name = re.sub(r"\W", "_", task.folder.resolve().name) or "task"
+        same = sum(key.path[0] == name for key in specs)  # folders of one name under two roots
+        key = dg.AssetKey([name, f"task_yaml_has_mistakes{f'_{same + 1}' if same else ''}"])
+        specs[key] = dg.AssetSpec(
+            key,
+            group_name="needs_attention",
+            kinds={"yaml"},
+            description="This task cannot be used. Mend its file and reload the code location.\n\n"
+            f"```\n{task.message}\n```",
+        )
+    return list(specs.values())

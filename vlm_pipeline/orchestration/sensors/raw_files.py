@@ -38,12 +38,13 @@ def raw_file_sensor(task: Task) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.SensorResult | dg.SkipReason:
         close_dead_runs(context.instance)
-        if not task.source_path.exists():
-            return dg.SkipReason(f"{task.source.path} is no folder or file of this machine; nothing to watch")
+        if task.source_path is None or not task.source_path.exists():
+            place = task.source_path or f"{task.source.hub} on the hub"
+            return dg.SkipReason(f"{place} is no folder or file of this machine; nothing to watch")
         state = {"seen": None, "asked": None, "times": 0, **json.loads(context.cursor or "{}")}
         store = loop.store(task)
         try:
-            source = source_version(task)
+            source = source_version(task, store)
             overlay = {name: overlay_version(store, name) for name in names}
         except OSError as error:  # a file went away between listing and reading
             return dg.SkipReason(f"the source is changing ({error}); looking again")
