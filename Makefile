@@ -7,19 +7,22 @@ B ?= tuned
 PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+BENCHMARKS ?= $(filter-out __init__ benchmark_model,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export DEEPEVAL_TELEMETRY_OPT_OUT := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup loop improve train train-dev eval eval-quick eval-probes compare report serve test ui bench base-model data clean
+.PHONY: setup loop improve train train-dev eval eval-quick eval-probes compare report serve ui test test-slow kill bench base-model data clean
 
-setup: $(READY)
+setup: $(VENV)/.ready-run
 	@$(BIN)/python -m vlm_pipeline.orchestration.home
 
-$(READY): pyproject.toml constraints.txt
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+
+# .ready-run, .ready-test, .ready-bench: the package with that extra, as constraints.txt pins it.
+$(VENV)/.ready-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
 loop: setup  ## the whole chain of TASK: rows, training, evaluation, report
@@ -55,14 +58,19 @@ serve: setup  ## an OpenAI-compatible server on the promoted adapter, else on th
 ui: setup  ## Dagster UI with daemon
 	$(BIN)/dg dev
 
-test: setup
+test: setup $(VENV)/.ready-test  ## lint, and all tests that take no minutes
 	$(BIN)/ruff check vlm_pipeline vlm_pipeline_tests benchmarks
 	$(BIN)/ruff format --check vlm_pipeline vlm_pipeline_tests benchmarks
-	$(BIN)/python -m pytest -p no:deepeval $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+test-slow: setup $(VENV)/.ready-test  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+kill: setup $(VENV)/.ready-test  ## SIGKILL at many moments of the loop
+	$(BIN)/python -m pytest -m kill $(PYTEST_ARGS)
+
+bench: setup $(VENV)/.ready-bench  ## the side-by-side measurements; fails at the end when one misses its target
+	@status=0; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || status=1; done; exit $$status
 
 base-model: setup  ## rebuild data/base_model from its recipe
 	$(BIN)/python -m vlm_pipeline.bundled.base_model
