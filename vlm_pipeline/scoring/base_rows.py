@@ -3,7 +3,7 @@
 import json
 from typing import Any, Generic, TypeVar
 
-from vlm_pipeline.scoring.cleaning import clean_response
+from vlm_pipeline.scoring.cleaning import clean
 from vlm_pipeline.scoring.refusals import refusal_kind
 from vlm_pipeline.scoring.results import FailureKind, GoldError, Reference, RowScore
 from vlm_pipeline.settings.scoring import BaseScorerSettings
@@ -12,7 +12,7 @@ S = TypeVar("S", bound=BaseScorerSettings)
 
 
 class BaseScorer(Generic[S]):
-    """Settings, name and version; subclasses read the gold answer and score a response."""
+    """Settings, name, version and bar; subclasses read the gold answer and score a response."""
 
     def __init__(self, settings: S, *, version: str) -> None:
         self.settings = settings
@@ -27,6 +27,12 @@ class BaseScorer(Generic[S]):
     def score(
         self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
     ) -> RowScore:
+        """Score the cleaned response; every span is one of the response as it came."""
+        cleaned = clean(text, prompt)
+        return self._score(cleaned.text, reference, context).placed(cleaned.original)
+
+    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
+        """The scores of a cleaned response. Families that look at the bare response override `score` instead."""
         raise NotImplementedError
 
     def _gold(self, example_answer: Any, metadata: dict[str, Any] | None) -> Any:
@@ -37,9 +43,6 @@ class BaseScorer(Generic[S]):
 
     def _gold_text(self, example_answer: Any, metadata: dict[str, Any] | None) -> str:
         return as_text(self._gold(example_answer, metadata))
-
-    def _clean(self, text: str, prompt: str | None) -> str:
-        return clean_response(text, prompt)
 
 
 def as_text(value: Any) -> str:

@@ -32,11 +32,8 @@ class ScoreScorer(BaseScorer[ScoreSettings]):
             return GoldError(f"the score {value:g} is outside {low:g} to {high:g}", raw)
         return Reference(value, raw)
 
-    def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
-    ) -> RowScore:
+    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
         low, high = self.settings.low, self.settings.high
-        cleaned = self._clean(text, prompt)
         strict = strict_score(cleaned, self._strict, low, high)
         found = extract_score(cleaned, low, high)
         if found.inferred and not self.settings.allow_inferred:
@@ -75,10 +72,7 @@ class NumberScorer(BaseScorer[NumberSettings]):
             return GoldError(f"no number in the gold answer ({found.rule})", raw)
         return Reference(float(found.value), raw)
 
-    def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
-    ) -> RowScore:
-        cleaned = self._clean(text, prompt)
+    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
         found = extract_final_number(cleaned)
         gold = reference.value
         error = None if found.value is None else abs(found.value - gold)

@@ -66,10 +66,7 @@ class QuantityScorer(BaseScorer[QuantitySettings]):
                 )
         return Reference(tuple(kept), raw)
 
-    def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
-    ) -> RowScore:
-        cleaned = self._clean(text, prompt)
+    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
         gold: tuple[Quantity, ...] = reference.value
         numbers = extract_quantities(cleaned, bare=True)
         any_number = all(any(self._same(q, g, lenient=True) for q in numbers) for g in gold)

@@ -3,7 +3,8 @@
 Spans are ``(start, end)`` character offsets into the text that was given, so ``text[start:end]`` is the evidence.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Span = tuple[int, int]
@@ -67,15 +68,24 @@ class RowScore:
 
     ``values`` maps a name to a number, a yes/no, or None for *unscored* (nothing could be extracted), which is
     never the same as wrong. ``primary`` names the headline among them: in [0, 1], or an absolute error.
-    ``failure`` is None for a right answer.
+    ``failure`` is None for a right answer. ``flagged`` are places that a person should look at, such as a number that
+    the page does not hold; ``notes`` say why.
     """
 
     values: dict[str, Value]
     primary: str
     extraction: Extraction | None = None
     failure: FailureKind | None = None
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
+    flagged: tuple[Span, ...] = ()
 
     @property
     def headline(self) -> Value:
         return self.values[self.primary]
+
+    def placed(self, place: Callable[[Span], Span]) -> "RowScore":
+        """The same scores with every span moved, for instance from a cleaned text into the response."""
+        found = self.extraction
+        if found is not None and found.span is not None:
+            found = replace(found, span=place(found.span))
+        return replace(self, extraction=found, flagged=tuple(place(span) for span in self.flagged))

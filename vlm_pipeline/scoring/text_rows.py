@@ -32,10 +32,7 @@ class TextScorer(BaseScorer[TextSettings]):
         golds = [gold for gold in golds if gold.strip()]
         return Reference(tuple(golds), raw) if golds else GoldError("the gold answer is empty", raw)
 
-    def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
-    ) -> RowScore:
-        cleaned = self._clean(text, prompt)
+    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
         golds: tuple[str, ...] = reference.value
         values: dict[str, float | bool | None] = {
             "exact": any(exact_match(cleaned, gold) for gold in golds),
@@ -95,10 +92,7 @@ class KeywordScorer(BaseScorer[KeywordSettings]):
             and all(isinstance(k, str) and k.strip() for k in keyword)
         )
 
-    def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
-    ) -> RowScore:
-        cleaned = self._clean(text, prompt)
+    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
         hits = find_keywords(
             cleaned, reference.value, self.settings.synonyms, inflection=self.settings.inflection
         )
@@ -140,10 +134,7 @@ class ChoiceScorer(BaseScorer[ChoiceSettings]):
             return GoldError(f"the gold answer {gold[:60]!r} picks none of the choices ({found.rule})", raw)
         return Reference((options, found.value), raw)
 
-    def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
-    ) -> RowScore:
-        cleaned = self._clean(text, prompt)
+    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
         options, gold = reference.value
         found = extract_choice(cleaned, _choices(options))
         correct = None if found.value is None else found.value == gold

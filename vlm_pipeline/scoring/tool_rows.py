@@ -13,7 +13,7 @@ from vlm_pipeline.settings.scoring import ToolCallSettings
 
 
 class ToolCallScorer(BaseScorer[ToolCallSettings]):
-    """Values: valid_json (no malformed call; a call where one is wanted), name_match, arguments_exact, argument_f1,
+    """Values: valid_json (no malformed call, none that is no JSON; a call where one is wanted), name_match, arguments_exact, argument_f1,
     n_calls, n_malformed, and no_call_correct on rows where no call is right (None on the others)."""
 
     def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
@@ -39,7 +39,8 @@ class ToolCallScorer(BaseScorer[ToolCallSettings]):
     ) -> RowScore:
         gold: tuple[GoldCall, ...] = reference.value
         found = parse_tool_calls(text)
-        valid = not found.malformed and (bool(found.calls) or not gold)
+        in_json = all(call.form != "pythonic" for call in found.calls)
+        valid = not found.malformed and in_json and (bool(found.calls) or not gold)
         scores = compare_calls(found.calls, gold, ignore_case=self.settings.ignore_case)
         clean = not found.malformed
         values = {

@@ -4,10 +4,11 @@ Read: Hermes (``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``, on o
 a list, several objects in a row), JSON in a code fence or after some words, OpenAI messages (``tool_calls`` /
 ``function_call`` with the arguments as a JSON string), Llama (``{"name": ..., "parameters": {...}}``,
 ``<|python_tag|>``, ``<function=name>{...}</function>``), Mistral (``[TOOL_CALLS] [...]``) and pythonic calls
-(``[get_weather(city="Paris")]``, literals only, never evaluated).
+(``[get_weather(city="Paris")]``, literals only, never evaluated; alone or behind the markers of the models that write
+so, never in a ``<tool_call>``, which holds JSON).
 
 Nothing is repaired: single quotes, trailing commas, NaN, duplicate keys, an unclosed brace, arguments that are no object
-make a call *malformed*, and every malformed call is reported with its reason. JSON that is no call (an answer such as
+make a call *malformed*, and every malformed call is reported with its reason. An end tag inside a JSON text ends nothing. JSON that is no call (an answer such as
 ``{"score": 7}``, the definition of a tool) is neither. Drafts inside ``<think>`` are not looked at.
 """
 
@@ -104,13 +105,13 @@ class _Parser:
             if opening["function"]:
                 position = self._function(opening)
             elif opening["tag"]:
-                position = self._tagged(opening.end())
+                position = self._tagged(opening.end(), pythonic=opening["tag"].startswith("<|"))
             else:
                 position = self._marked(opening)
         self._free(position, len(self.body))
 
-    def _tagged(self, start: int) -> int:
-        closing = _TAG_END.search(self.body, start)
+    def _tagged(self, start: int, *, pythonic: bool) -> int:
+        closing = _TAG_END.search(self.body, _behind_values(self.body, start))
         end = closing.start() if closing else len(self.body)
         opens_again = (
             closing is not None
@@ -118,13 +119,13 @@ class _Parser:
             and "/" not in closing[0]
             and "end" not in closing[0]
         )
-        self._certain(start, end, unclosed=closing is None)
+        self._certain(start, end, unclosed=closing is None, pythonic=pythonic)
         if closing is None or opens_again:
             return end
         return closing.end()
 
     def _function(self, opening: re.Match[str]) -> int:
-        closing = _FUNCTION_END.search(self.body, opening.end())
+        closing = _FUNCTION_END.search(self.body, _behind_values(self.body, opening.end()))
         end = closing.start() if closing else len(self.body)
         stop = closing.end() if closing and closing[0] == "</function>" else end
         span = (opening.start(), stop)
@@ -137,20 +138,21 @@ class _Parser:
 
     def _marked(self, opening: re.Match[str]) -> int:
         """A marker without end tag: everything up to the next marker or special token is calls."""
-        stop = _MARKER_END.search(self.body, opening.end())
+        named = _MISTRAL.match(self.body, opening.end())
+        start = named.end() if named else opening.end()
+        stop = _MARKER_END.search(self.body, _behind_values(self.body, start))
         end = stop.start() if stop else len(self.body)
-        inside = self.body[opening.end() : end]
-        if named := _MISTRAL.match(inside):
-            arguments, reason = _strict(inside[named.end() :].strip())
+        if named:
+            arguments, reason = _strict(self.body[named.end() : end].strip())
             if reason or not isinstance(arguments, dict):
                 self._bad((opening.start(), end), reason or "the arguments are no JSON object")
             else:
                 self.calls.append(ToolCall(named[1], arguments, (opening.start(), end), "tag"))
         else:
-            self._certain(opening.end(), end, unclosed=False)
+            self._certain(opening.end(), end, unclosed=False, pythonic=True)
         return end if stop is None or stop[0] == "[TOOL_CALLS]" else stop.end()
 
-    def _certain(self, start: int, end: int, *, unclosed: bool) -> None:
+    def _certain(self, start: int, end: int, *, unclosed: bool, pythonic: bool) -> None:
         """A stretch that must be calls: whatever in it is none is malformed."""
         inside = self.body[start:end]
         stripped = inside.strip()
@@ -164,7 +166,7 @@ class _Parser:
             self._bad(span, "the call is empty" + (" and has no end tag" if unclosed else ""))
             return
         if stripped[0] not in "{[" or _PYTHONIC.match(stripped):
-            if not self._pythonic(stripped, span):
+            if not pythonic or not self._pythonic(stripped, span):
                 if unclosed and (found := _OBJECT_START.search(self.body, start, end)):
                     self._free(found.start(), end)
                     return
@@ -305,6 +307,20 @@ class _Parser:
 
     def _bad(self, span: Span, reason: str) -> None:
         self.malformed.append(MalformedCall(self.body[span[0] : span[1]], reason, span))
+
+
+def _behind_values(body: str, start: int) -> int:
+    """Where the JSON values that stand at ``start`` end, ``start`` where there are none; only behind them may a tag be
+    an end tag."""
+    position = _skip(body, start, len(body), " \t\r\n")
+    fence = _FENCE.match(body, position)
+    position = _skip(body, fence.end(), len(body), " \t\r\n") if fence else position
+    while body[position : position + 1] in ("{", "["):
+        _, stop, reason = _decode(body, position, len(body))
+        if reason:
+            break
+        start, position = stop, _skip(body, stop, len(body), " \t\r\n;,")
+    return start
 
 
 def _skip(body: str, start: int, end: int, characters: str) -> int:

@@ -62,3 +62,30 @@ def test_steps_are_named() -> None:
 
 def test_an_answer_that_quotes_one_prompt_word_stays() -> None:
     assert clean_response("Give a score? I say 7.", PROMPT) == "Give a score? I say 7."
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "evidence"),
+    [
+        ("<|im_start|>assistant\nSafety Score: 6<|im_end|>", None, "6"),
+        (PROMPT + "\nSafety Score: 7", PROMPT, "7"),
+        ("Safety Score: [1-10]\nIt is dark.<|im_end|> Safety Score: 5", None, "5"),
+        ("It is safe.\nIt is safe.\nIt is safe.\nSafety Score: 4. There are many people on the", None, "4"),
+        ("It is dark.\nx\nIt is dark.\ny\nIt is dark.\nScore 3, " + "and a cat " * 30, None, "3"),
+    ],
+)
+def test_a_place_in_the_cleaned_text_is_a_place_in_the_response(text, prompt, evidence) -> None:
+    """A report marks the response as it came, not what was left of it."""
+    found = clean(text, prompt)
+    place = found.text.rindex(evidence)
+    start, end = found.original((place, place + len(evidence)))
+    assert text[start:end] == evidence and text[:start].count(evidence) >= found.text[:place].count(evidence)
+
+
+@pytest.mark.parametrize(("text", "prompt", "cleaned"), CASES)
+def test_the_kept_parts_are_the_cleaned_text(text: str, prompt: str | None, cleaned: str) -> None:
+    found = clean(text, prompt)
+    assert "".join(text[start:end] for start, end in found.kept) == cleaned
+    for place, letter in enumerate(found.text):
+        start, end = found.original((place, place + 1))
+        assert text[start:end] == letter

@@ -290,6 +290,33 @@ def test_sections_refusals() -> None:
     assert missed.values["missed_refusal"] is True and missed.values["safe_response"] is False
 
 
+def test_a_right_call_in_python_notation_is_no_valid_json() -> None:
+    gold = '<tool_call>{"name": "w", "arguments": {"city": "Paris"}}</tool_call>'
+    found = _score(ToolCallSettings(), gold, '[w(city="Paris")]')
+    assert found.values["arguments_exact"] and found.values["valid_json"] is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "gold", "answer", "evidence"),
+    [
+        (ScoreSettings(low=1, high=10), "5", "Safety Score: 6", "6"),
+        (NumberSettings(), "42", "The answer is 42.", "42"),
+        (QuantitySettings(), "65 Nm", "Tighten it to 65 Nm.", "65 Nm"),
+        (KeywordSettings(), ["gasket"], "Fit a new gasket.", "gasket"),
+        (ChoiceSettings(choices=["dog", "cat"]), "dog", "Answer: dog", "dog"),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_the_marked_place_is_one_of_the_raw_response(settings, gold, answer, evidence) -> None:
+    """Scorers read the cleaned text; a report marks the raw one."""
+    raw = f"What is it?\n<|im_start|>assistant\n{answer}<|im_end|>\nuser: And 7 more?"
+    scorer = build_scorer(settings)
+    reference = scorer.reference(gold, {"expected_keywords": gold})
+    found = scorer.score(raw, reference, prompt="What is it?").extraction
+    start, end = found.span
+    assert raw[start:end].strip(".") == evidence
+
+
 @pytest.mark.parametrize("settings", ALL, ids=lambda s: s.kind)
 def test_version_follows_the_code_it_uses(settings, monkeypatch) -> None:
     before = scorer_version(settings)
