@@ -183,7 +183,6 @@ def _describe(found: RawSection) -> dict[str, Any]:
         **{f"rows_{split}": count for split, count in found.splits.items()},
         "preview": {"table": [_shown(row) for row in shown]},
         "file": {"path": str(found.path)},
-        "dagster/column_schema": {"columns": _columns()},
     }
 
 
@@ -195,10 +194,6 @@ def _shown(row: Example) -> dict[str, str]:
         "question": text_of(row.messages[-2]["content"])[:160] if len(row.messages) > 1 else "",
         "answer": row.answer[:160],
     }
-
-
-def _columns() -> dict[str, str]:
-    return {field.name: str(field.type) for field in raw_schema()}
 
 
 def _detected(task: Task) -> dict[str, Any]:
@@ -233,7 +228,8 @@ def quarantine_summary(task: Task, store: TaskStore) -> Artifact:
         for r in records[:_SHOWN]
     ]
     metadata: dict[str, Any] = {"rows": len(records), "kinds": dict(kinds), "first_rows": {"table": shown}}
-    return Artifact(content_hash(records), metadata, reason="counted")
+    files = [quarantine_path(store, name) for name in [SOURCE_QUARANTINE, *task.sections.names]]
+    return Artifact(content_hash(records), metadata, tuple(files), reason="counted")
 
 
 def usable_rows(task: Task, store: TaskStore) -> Verdict:

@@ -86,7 +86,7 @@ def _format(
     task: Task, store: TaskStore, section: str, processor: Any, log: Callable[[str], None]
 ) -> Artifact:
     from vlm_pipeline.formatting.row_view import markdown_preview, write_section_page
-    from vlm_pipeline.formatting.table import format_section, formatted_schema
+    from vlm_pipeline.formatting.table import format_section
 
     path = store.section("formatted", section)
     result = format_section(
@@ -108,7 +108,6 @@ def _format(
         "rows_to_look_at": {"path": str(page)},
         "preview": {"md": markdown_preview(path, processor)},
         "file": {"path": str(path)},
-        "dagster/column_schema": {"columns": {field.name: str(field.type) for field in formatted_schema()}},
     }
     return Artifact(result.content_hash, metadata, (path, quarantine_path(store, section), page))
 

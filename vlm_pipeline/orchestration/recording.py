@@ -23,13 +23,14 @@ from dagster._core.execution.plan.execute_step import SYSTEM_METADATA_KEY_SOURCE
 
 from vlm_pipeline.manifest import Artifact
 from vlm_pipeline.markdown import records_table
+from vlm_pipeline.tables import table_of
 
 
 def to_metadata(values: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
     """Plain JSON values to typed metadata.
 
-    A dict with one of the keys `md`, `path`, `url`, `table` (list of records) or `columns` (name -> type) says
-    what it is; other dicts and lists become JSON.
+    A dict with one of the keys `md`, `path`, `url` or `table` (list of records) says what it is; other dicts and lists
+    become JSON.
     """
     return {name: _typed(value) for name, value in values.items() if value is not None}
 
@@ -53,10 +54,6 @@ def _typed(value: Any) -> dg.MetadataValue:
             return dg.MetadataValue.url(content)
         if kind == "table":
             return dg.MetadataValue.md(records_table(content))
-        if kind == "columns":
-            return dg.MetadataValue.table_schema(
-                dg.TableSchema(columns=[dg.TableColumn(name, type_) for name, type_ in content.items()])
-            )
     return dg.MetadataValue.json(value)
 
 
@@ -83,10 +80,21 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def event_metadata(artifact: Artifact, *, partition: bool = False) -> dict[str, dg.MetadataValue]:
+    """What is said about an artifact, and the rows and columns of the table that it holds."""
+    metadata = to_metadata(describe(artifact))
+    if table := table_of(artifact.files):
+        columns = [dg.TableColumn(one.name, one.type, one.description) for one in table.columns]
+        counted = "dagster/partition_row_count" if partition else "dagster/row_count"
+        metadata[counted] = dg.MetadataValue.int(table.rows)
+        metadata["dagster/column_schema"] = dg.MetadataValue.table_schema(dg.TableSchema(columns))
+    return metadata
+
+
 def record(artifact: Artifact) -> dg.MaterializeResult:
     """The result of an unpartitioned asset."""
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.data_version), metadata=to_metadata(describe(artifact))
+        data_version=dg.DataVersion(artifact.data_version), metadata=event_metadata(artifact)
     )
 
 
@@ -112,7 +120,10 @@ def record_sections(
             tags[get_input_event_pointer_tag(key)] = str(read.storage_id) if read else NULL_EVENT_POINTER
         context.log_event(
             dg.AssetMaterialization(
-                context.asset_key, partition=section, metadata=to_metadata(describe(artifact)), tags=tags
+                context.asset_key,
+                partition=section,
+                metadata=event_metadata(artifact, partition=True),
+                tags=tags,
             )
         )
     return dg.MaterializeResult(metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})

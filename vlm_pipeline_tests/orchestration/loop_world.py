@@ -24,6 +24,7 @@ class PayloadsOfWorld(PayloadClient):
 
     def run(self, context: Any, store: Any, module: str, request: dict[str, Any]) -> dict[str, Any]:
         world = _CURRENT["world"]
+        world.payloads.append(module)
         return world._train(request) if module.endswith("training") else world.answers(request)
 
 

@@ -149,6 +149,7 @@ class World:
     rivals: tuple[str, ...] = ()  # predictors besides base and tuned
     splits: dict[str, int] = field(default_factory=lambda: {"train": 3, "val": 2, "test": 10})
     base: Path = BASE
+    payloads: list[str] = field(default_factory=list)  # modules that were started, where a graph starts them
 
     def __post_init__(self) -> None:
         for section in SECTIONS:
