@@ -36,20 +36,20 @@ class Pattern:
             ) from error
         self._eos, self._size = list(eos), vocabulary
 
-    def guide(self) -> _Guide:
+    def guide(self, device: torch.device) -> _Guide:
         from outlines_core import Guide
 
-        return _Guide(Guide(self._index), self._eos, self._size)
+        return _Guide(Guide(self._index), self._eos, self._size, device)
 
 
 class _Guide:
-    def __init__(self, guide: Any, eos: list[int], vocabulary: int) -> None:
-        self._guide, self._eos, self._size = guide, eos, vocabulary
+    def __init__(self, guide: Any, eos: list[int], vocabulary: int, device: torch.device) -> None:
+        self._guide, self._eos, self._size, self._device = guide, eos, vocabulary, device
         self._seen = 0
         self._bits = np.zeros((vocabulary + 31) // 32, dtype=np.int32)
 
-    def mask(self, new: list[int], logits: torch.Tensor) -> torch.Tensor:
-        """logits [V] with -inf on every token that would leave the pattern; `new` are the ids chosen so far."""
+    def allowed(self, new: list[int]) -> torch.Tensor:
+        """Which tokens [V] keep the answer inside the pattern; `new` are the ids chosen so far."""
         for token in new[self._seen :]:
             self._guide.advance(token, return_tokens=False)
         self._seen = len(new)
@@ -57,7 +57,7 @@ class _Guide:
         allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._size].astype(bool)
         if self._guide.is_finished():
             allowed[self._eos] = True
-        return logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
+        return torch.from_numpy(allowed).to(self._device)
 
 
 def _token_bytes(tokenizer: Any, eos: set[int]) -> dict[str | bytes, list[int]]:

@@ -62,6 +62,7 @@ class Generator:
         self._heads = text_config.num_attention_heads
         self._rope_index = getattr(getattr(model, "model", None), "get_rope_index", None)
         self.eos = sorted({*eos, *stop_ids(model, self.tokenizer)})
+        model.generation_config = bare_generation_config(model, self.eos)
         self._embed = model.get_input_embeddings()
         self._text_config = text_config
         self.forward_passes = 0
@@ -423,6 +424,17 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
         value = getattr(source, "eos_token_id", None)
         found |= set(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
     return found
+
+
+def bare_generation_config(model: Any, eos: Sequence[int]) -> Any:
+    """Greedy, with nothing of the model's own but its special tokens. A penalty, a suppressed token or a least length
+    from its folder is recorded in no table, and would apply to some ways of generating and not to others."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    return GenerationConfig(
+        do_sample=False, eos_token_id=list(eos), pad_token_id=own.pad_token_id, bos_token_id=own.bos_token_id
+    )  # fmt: skip
 
 
 def _kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vlm_pipeline.inference.generate import Answer, Generator
 
 ENGINE = (
-    "shared-prefix-1"  # part of every fingerprint: answers of different engines are never mixed in one table
+    "shared-prefix-2"  # part of every fingerprint: answers of different engines are never mixed in one table
 )
 _COLUMNS = [
     "id",

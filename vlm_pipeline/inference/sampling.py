@@ -41,7 +41,7 @@ def make_row_processor(
                 len(prompt), settings.min_new_tokens, list(eos), device=str(device)
             )
         )
-    guide = pattern.guide() if pattern is not None else None
+    guide = pattern.guide(device) if pattern is not None else None
     warpers = LogitsProcessorList()
     if settings.do_sample:
         if settings.temperature != 1.0:
@@ -60,7 +60,10 @@ def make_row_processor(
         if processors:
             scores = processors(ids, scores)
         if guide is not None:
-            scores = guide.mask(new, scores[0])[None]
+            allowed = guide.allowed(new)
+            held = scores.masked_fill(~allowed, -torch.inf)
+            # The pattern has the last word: a least length or a forbidden repetition that leaves nothing is dropped.
+            scores = held if torch.isfinite(held).any() else logits[None].masked_fill(~allowed, -torch.inf)
         if not settings.do_sample:
             return scores[0].argmax(-1)
         if warpers:

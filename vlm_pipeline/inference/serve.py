@@ -50,7 +50,7 @@ def export_for_serving(task: Task, store: TaskStore, adapter: Path, output: Path
     Made once per adapter and settings; the folder appears whole or not at all.
     """
     from vlm_pipeline.formatting.template import image_settings, load_processor, template_hash
-    from vlm_pipeline.inference.generate import stop_ids
+    from vlm_pipeline.inference.generate import bare_generation_config, stop_ids
     from vlm_pipeline.inference.local import turn_ends
     from vlm_pipeline.training.adapters import load_adapter, merge_layers
     from vlm_pipeline.training.base_model import (
@@ -81,9 +81,8 @@ def export_for_serving(task: Task, store: TaskStore, adapter: Path, output: Path
     merge_layers(model)
     merged = model.unload()
     tokenizer = getattr(processor, "tokenizer", processor)
-    merged.generation_config.eos_token_id = sorted({*stop_ids(merged, tokenizer), *turn_ends(processor)})
-    for name, value in (("do_sample", False), ("temperature", None), ("top_p", None), ("top_k", None)):
-        setattr(merged.generation_config, name, value)
+    eos = sorted({*stop_ids(merged, tokenizer), *turn_ends(processor)})
+    merged.generation_config = bare_generation_config(merged, eos)
     merged.generation_config.max_new_tokens = task.generation.max_new_tokens
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:

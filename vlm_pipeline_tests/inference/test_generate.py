@@ -227,6 +227,59 @@ def test_constrained_answers_match_the_pattern_and_free_ones_do_not(vision, page
     assert not any(re.fullmatch(regex, answer.text) for answer in free.values())
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        GenerationSettings(preset="varied"),
+        GenerationSettings(max_new_tokens=40, min_new_tokens=40),
+        GenerationSettings(max_new_tokens=20, no_repeat_ngram_size=1),
+    ],
+    ids=["varied", "longer than the pattern", "no repetition"],
+)
+def test_the_pattern_has_the_last_word_over_lengths_and_repetitions(text, settings):
+    """Where they forbid all that the pattern allows there is nothing to choose from, and sampling would fail."""
+    import re
+
+    from vlm_pipeline.inference.constrained import Pattern
+    from vlm_pipeline.inference.plain import generate_plain
+
+    model, generator = text
+    regex = r"(yes|no), 111 mm"
+    pattern = Pattern(regex, generator.tokenizer, generator.eos, model.config.vocab_size)
+    prompts = [Prompt(tuple(generator.tokenizer(word)["input_ids"])) for word in ("one", "111 two")]
+    options = {"pattern": pattern, "seeds": [1, 2]}
+    branched = collect(generator.generate(prompts, settings, **options))
+    plain = collect(generate_plain(generator, prompts, settings, **options))
+    assert all(re.fullmatch(regex, answer.text) for answer in branched.values())
+    assert {index: answer.ids for index, answer in branched.items()} == {
+        index: answer.ids for index, answer in plain.items()
+    }
+
+
+def test_a_penalty_in_the_models_own_folder_is_in_no_way_of_generating():
+    """The table records the task's settings: one that it does not name must not decide, branched or one by one."""
+    from vlm_pipeline.inference.plain import generate_plain
+
+    tokenizer = models.make_tokenizer()
+    answers = []
+    for penalty in (1.0, 1.8):
+        model = models.make_text_model(tokenizer)
+        model.generation_config.repetition_penalty = penalty
+        model.generation_config.min_new_tokens = 3
+        generator = Generator(model, tokenizer)
+        prompts = [Prompt(tuple(tokenizer(word)["input_ids"])) for word in ("abc abc abc", "a longer one")]
+        settings = GenerationSettings(max_new_tokens=20)
+        answers.append(collect(generator.generate(prompts, settings)))
+        answers.append(collect(generate_plain(generator, prompts, settings)))
+    ids = [[one[index].ids for index in (0, 1)] for one in answers]
+    assert ids[0] == ids[1] == ids[2] == ids[3]
+    penalised = models.make_text_model(tokenizer)
+    extra = {"repetition_penalty": 1.8}
+    assert reference(penalised, prompts[0], generator, settings, **extra) != ids[0][0], (
+        "it would have mattered"
+    )
+
+
 def test_a_json_schema_gives_json(text):
     import json
 
