@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 from filelock import FileLock, Timeout
 
+from vlm_pipeline.redaction import redact
 from vlm_pipeline.store import read_json, write_json
 
 STARTER_VARIABLE = "VLM_PIPELINE_STARTER"
@@ -151,6 +153,7 @@ class Reporter:
         self._shown: dict[str, float] = {}
 
     def say(self, text: str) -> None:
+        text = redact(text)
         if self._pipes:
             self._pipes.log.info(text)
         elif not self._silent:
@@ -210,23 +213,27 @@ def run_payload(work: Callable[[dict[str, Any], Reporter], tuple[dict[str, Any],
     request: dict[str, Any] = {}
     try:
         with open_dagster_pipes() if under_pipes else nullcontext() as pipes:
-            request = read_request()
-            reporter = Reporter(pipes, live=request.get("live") if main else None, silent=not main)
-            with device_lock(request.get("device_lock") if main else None, reporter):
-                metadata, data_version = work(request, reporter)
-            if not main:
+            try:
+                request = read_request()
+                reporter = Reporter(pipes, live=request.get("live") if main else None, silent=not main)
+                with device_lock(request.get("device_lock") if main else None, reporter):
+                    metadata, data_version = work(request, reporter)
+                if main:
+                    if request.get("result"):
+                        write_json(request["result"], {"metadata": metadata, "data_version": data_version})
+                    reporter.result(metadata, data_version, request.get("asset_key"))
                 return 0
-            if request.get("result"):
-                write_json(request["result"], {"metadata": metadata, "data_version": data_version})
-            reporter.result(metadata, data_version, request.get("asset_key"))
+            except PayloadError as error:
+                problem = str(error)
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+                print(redact(traceback.format_exc()), file=sys.stderr, flush=True)
+            # Raised here and anew: Pipes sends an exception with all that it came from, and a key may be in there.
+            raise PayloadError(redact(problem))
     except PayloadError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         _tell(request, str(error))
         return 1
-    except Exception as error:
-        _tell(request, f"{type(error).__name__}: {error}")
-        raise
-    return 0
 
 
 def _tell(request: dict[str, Any], error: str) -> None:

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from vlm_pipeline.examples.example import ImageRef
 from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.formatting.table import read_formatted_rows
+from vlm_pipeline.inference.apis import AnthropicMessages, Api, OpenAIChat, OpenAIResponses
 from vlm_pipeline.inference.budget import Budget
 from vlm_pipeline.inference.chat import conversation_hash
-from vlm_pipeline.inference.hosted import AnthropicMessages, Api, HostedPredictor, OpenAIChat, OpenAIResponses
+from vlm_pipeline.inference.hosted import HostedPredictor
 from vlm_pipeline.inference.openai_batch import BatchPredictor
 from vlm_pipeline.inference.predict import Counts
 from vlm_pipeline.inference.prediction import Ask
-from vlm_pipeline.inference.predictors import availability
+from vlm_pipeline.inference.predictors import availability, fine_tune_info, server_place, server_url
 from vlm_pipeline.inference.prices import Price, PriceError, price_of
 from vlm_pipeline.settings.predictors import (
     AnthropicPredictor,
@@ -33,7 +33,6 @@ from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
 
 _COLUMNS = ["id", "section", "group", "split", "messages", "tools", "images", "image_sha256"]
-FINE_TUNE_INFO = ("openai", "fine_tune_info.json")
 
 
 def conversation_asks(formatted: Sequence[Path | str], splits: Sequence[str]) -> list[Ask]:
@@ -83,14 +82,15 @@ def make_hosted(
     Raises PriceError where no price is known: without one the budget could not hold.
     """
     env = os.environ if env is None else env
-    api, place = _api(settings, model, env)
+    api = _api(settings, model, env)
     free = isinstance(settings, OpenAICompatiblePredictor) and settings.price is None
     price = (
         Price(0, 0, as_of="own server")
         if free
         else price_of(_priced_model(settings, api), settings.price, env)
     )
-    identity = {"kind": settings.kind, "model": api.model, "api": type(api).__name__, "place": place}
+    identity = {"kind": settings.kind, "model": api.model, "api": type(api).__name__}
+    identity["place"] = server_place(settings, env)
     batch = isinstance(settings, OpenAIPredictor) and settings.batch
     options: dict[str, Any] = {
         "fingerprint": content_hash(identity, length=24),
@@ -109,42 +109,36 @@ def make_hosted(
     return HostedPredictor(settings.name, api, generation, **options)
 
 
-def _api(settings: Any, model: str | None, env: Mapping[str, str]) -> tuple[Api, str]:
-    """The provider's client with its own retries off (ours see every 429), and where it connects."""
-    common = {"max_retries": 0, "timeout": settings.timeout_s}
+def _api(settings: Any, model: str | None, env: Mapping[str, str]) -> Api:
+    """The provider's client, its own retries off: ours see every 429."""
+    url = server_url(settings, env)
+    common: dict[str, Any] = {"max_retries": 0, "timeout": settings.timeout_s}
     if isinstance(settings, AnthropicPredictor):
         from anthropic import Anthropic
 
-        client: Any = Anthropic(
-            api_key=env["ANTHROPIC_API_KEY"], base_url=env.get("ANTHROPIC_BASE_URL"), **common
-        )
-        return AnthropicMessages(client, settings.model), _place(client)
+        client: Any = Anthropic(api_key=env["ANTHROPIC_API_KEY"], base_url=url, **common)
+        return AnthropicMessages(client, settings.model)
     if isinstance(settings, AzureOpenAIPredictor):
         from openai import AzureOpenAI
 
         client = AzureOpenAI(
-            api_key=env["AZURE_OPENAI_API_KEY"], azure_endpoint=env["AZURE_OPENAI_ENDPOINT"], api_version=settings.api_version, **common
+            api_key=env["AZURE_OPENAI_API_KEY"], azure_endpoint=url, api_version=settings.api_version, **common
         )  # fmt: skip
-        return OpenAIChat(client, settings.deployment), _place(client)
+        return OpenAIChat(client, settings.deployment)
     from openai import OpenAI
 
     if isinstance(settings, OpenAICompatiblePredictor):
         key = env.get(settings.api_key_env, "") if settings.api_key_env else ""
-        client = OpenAI(api_key=key or "none", base_url=settings.base_url, **common)
-        return OpenAIChat(client, settings.model, compatible=True), _place(client)
-    client = OpenAI(api_key=env["OPENAI_API_KEY"], base_url=env.get("OPENAI_BASE_URL") or None, **common)
+        return OpenAIChat(
+            OpenAI(api_key=key or "none", base_url=url, **common), settings.model, compatible=True
+        )
+    client = OpenAI(api_key=env["OPENAI_API_KEY"], base_url=url, **common)
     if isinstance(settings, OpenAIFineTunedPredictor):
         if model is None:
             raise ValueError(f"{settings.name}: the fine-tuning job has given no model yet")
-        return OpenAIChat(client, model), _place(client)
+        return OpenAIChat(client, model)
     api = OpenAIResponses if settings.api == "responses" else OpenAIChat
-    return api(client, settings.model), _place(client)
-
-
-def _place(client: Any) -> str:
-    """Host and path of the server: answers of a stand-in must never pass for the provider's."""
-    parts = urlsplit(str(client.base_url))
-    return f"{parts.netloc}{parts.path}".rstrip("/")
+    return api(client, settings.model)
 
 
 def _priced_model(settings: Any, api: Api) -> str:
@@ -182,15 +176,17 @@ class HostedSession:
         write: Callable[[Any, Any, Sequence[Ask], Path, dict[str, Any]], Counts],
     ) -> dict[str, Any]:
         """Write the table through `write` and return its counts, or {"status": why not}."""
-        info = read_json(self._store.path(*FINE_TUNE_INFO), default={})
         fine_tuned = isinstance(settings, OpenAIFineTunedPredictor)
-        reason = availability(settings, fine_tune=info if fine_tuned else None)
+        info = (
+            read_json(fine_tune_info(self._task, self._store, settings), default={}) if fine_tuned else None
+        )
+        reason = availability(settings, fine_tune=info)
         if reason:
             return {"status": reason}
         generation = self._task.generation_of(settings)
         try:
             predictor = make_hosted(
-                settings, generation, self.budget, model=info.get("fine_tuned_model") if fine_tuned else None,
+                settings, generation, self.budget, model=info["fine_tuned_model"] if info else None,
                 journal=self._store.path("predictions", "batches", f"{settings.name}.json"),
             )  # fmt: skip
         except PriceError as error:
@@ -198,7 +194,7 @@ class HostedSession:
         default = GenerationSettings()
         about = {
             "model": predictor.api.model,
-            "place": _place(predictor.api.client),
+            "place": server_place(settings),
             "price": {
                 "input": predictor.price.input,
                 "output": predictor.price.output,

@@ -23,8 +23,10 @@ from filelock import FileLock
 from vlm_pipeline.estimates import hosted_fine_tune
 from vlm_pipeline.formatting.openai_validator import OPENAI, Limits, validate_jsonl
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
-from vlm_pipeline.inference.hosted import MalformedAnswer, create_once, patiently, redact
-from vlm_pipeline.inference.prices import Price, price_of
+from vlm_pipeline.inference.patience import MalformedAnswer, RequestFailed, create_once, patiently
+from vlm_pipeline.inference.predictors import NOT_RUN
+from vlm_pipeline.inference.prices import Price, PriceError, price_of
+from vlm_pipeline.redaction import redact
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor
 from vlm_pipeline.store import content_hash, file_hash, read_json, write_json
 
@@ -107,8 +109,29 @@ def submit(
     """Submit the job of these files, or find it. Returns the contents of fine_tune_info.json; nothing is waited for.
 
     Unchanged files and settings never start a second job, unless the first failed or was cancelled. Raises
-    FineTuneError for bad files or a price beyond the budget, PriceError for an unknown price.
+    FineTuneError where there is no job and none can be made: bad files, no price, a price beyond the budget, a
+    server or key that refuses.
     """
+    try:
+        return _submit(train, val, settings, info_path, budget, client, say, env)
+    except PriceError as error:
+        raise FineTuneError(str(error)) from None
+    except RequestFailed as error:
+        raise FineTuneError(
+            f"the fine-tuning service at {client.base_url.host} gave no job: {error}"
+        ) from None
+
+
+def _submit(
+    train: Path,
+    val: Path | None,
+    settings: OpenAIFineTunedPredictor,
+    info_path: Path,
+    budget: Budget,
+    client: Any,
+    say: Callable[[str], None],
+    env: Mapping[str, str] | None,
+) -> dict[str, Any]:
     files = {"training": inspect_file(train, settings.model)}
     if val is not None and val.is_file() and val.stat().st_size:
         files["validation"] = inspect_file(val, settings.model, validation=True)
@@ -119,15 +142,17 @@ def submit(
     with FileLock(f"{info_path}.lock"):
         info = read_json(info_path, default={})
         if info.get("key") == key and info.get("job_id"):
-            info = _look(info, client)
+            try:
+                info = _look(info, client)
+            except RequestFailed as error:  # the job goes on without us
+                say(f"the job {info['job_id']} could not be asked: {error}")
             write_json(info_path, info)
             if info["status"] not in ("failed", "cancelled"):
                 say(f"the job {info['job_id']} of this data is {info['status']}: nothing is submitted")
                 return info
         priced = estimate(files["training"], settings, price_of(settings.model, settings.price, env))
-        history = [*info.get("history", []), _past(info)] if info.get("job_id") else info.get("history", [])
         info = {"key": key, "status": "uploading", "model": settings.model, "settings": chosen, "data": hashes,
-                "estimate": priced, "history": history}  # fmt: skip
+                "estimate": priced, "history": _history(info)}  # fmt: skip
         job = patiently(lambda: _find_job(client, key))
         if job is None:
             try:
@@ -137,16 +162,17 @@ def submit(
             except BudgetExhausted as error:
                 raise FineTuneError(f"{error}; raise budget.money_usd or train on less") from error
             write_json(info_path, info)
-            for name, file in files.items():
-                info[f"{name}_file"] = _upload(client, file, say)
-                write_json(info_path, info)
             try:
+                for name, file in files.items():
+                    info[f"{name}_file"] = _upload(client, file, say)
+                    write_json(info_path, info)
                 job = create_once(
                     lambda: _find_job(client, key), lambda: _create(client, settings, info, key)
                 )
-            except Exception as error:
-                budget.settle(ticket, 0.0)
-                raise FineTuneError(f"the job was refused: {redact(str(error))}") from error
+            except RequestFailed as error:
+                if not error.verdict.maybe_paid:
+                    budget.settle(ticket, 0.0)
+                raise
         info |= {
             "job_id": job.id,
             "submitted_at": job.created_at,
@@ -154,9 +180,21 @@ def submit(
             "training_file": job.training_file,
         }
         write_json(info_path, info)
+        if job.status in _ENDED:  # found, not made: its model and figures are not known yet
+            info = _look(info, client)
+            write_json(info_path, info)
     say(
         f"fine-tuning job {job.id}: {priced['rows']} rows, {priced['epochs']} epochs, at most {priced['usd']:.2f} USD"
     )
+    return info
+
+
+def note_refusal(info_path: Path, reason: str) -> dict[str, Any]:
+    """Write down why the present rows have no job; an earlier job, which is of other rows, becomes history."""
+    with FileLock(f"{info_path}.lock"):
+        info = read_json(info_path, default={})
+        info = {"status": NOT_RUN, "error": redact(reason), "history": _history(info)}
+        write_json(info_path, info)
     return info
 
 
@@ -167,7 +205,8 @@ def refresh(info_path: Path, client: Any, *, attempts: int = 10) -> dict[str, An
     """
     with FileLock(f"{info_path}.lock"):
         info = read_json(info_path, default={})
-        if info.get("job_id") and info.get("status") not in _ENDED:
+        unknown = info.get("status") == "succeeded" and not info.get("fine_tuned_model")
+        if info.get("job_id") and (info.get("status") not in _ENDED or unknown):
             info = _look(info, client, attempts)
             write_json(info_path, info)
     return info
@@ -176,11 +215,18 @@ def refresh(info_path: Path, client: Any, *, attempts: int = 10) -> dict[str, An
 def wait(
     info_path: Path, client: Any, *, poll_s: float = 15.0, timeout_s: float = 24 * 3600, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:  # fmt: skip
-    """Look until the job has ended or the time is over; ever more slowly, up to two minutes."""
+    """Look until the job has ended or the time is over; ever more slowly, up to two minutes. A server that is away
+    is waited for, too."""
     deadline = time.monotonic() + timeout_s
     shown = None
     while True:
-        info = refresh(info_path, client)
+        try:
+            info = refresh(info_path, client)
+        except RequestFailed as error:
+            info = read_json(info_path)
+            say(f"the job {info['job_id']} could not be asked: {error}")
+            if error.verdict.kind == "all":
+                return info
         if info.get("status") != shown:
             shown = info.get("status")
             say(f"fine-tuning job {info.get('job_id')}: {shown}")
@@ -275,8 +321,10 @@ def _look(info: dict[str, Any], client: Any, attempts: int = 10) -> dict[str, An
     return info
 
 
-def _past(info: dict[str, Any]) -> dict[str, Any]:
-    return {name: info.get(name) for name in ("key", "job_id", "status", "fine_tuned_model", "error")}
+def _history(info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The jobs before the next one, the present one included."""
+    past = {name: info.get(name) for name in ("key", "job_id", "status", "fine_tuned_model", "error")}
+    return [*info.get("history", []), *([past] if info.get("job_id") else [])]
 
 
 def _find_job(client: Any, key: str) -> Any | None:

@@ -44,13 +44,6 @@ class Counts:
         return asdict(self)
 
 
-def missing(predictor: Predictor, asks: Sequence[Ask], cache_folder: Path, output: Path) -> int:
-    """How many distinct requests would be asked now; 0 means that no model has to be loaded."""
-    known = _answers(predictor, cache_folder, output)
-    keys = {ask.key(predictor.fingerprint, predictor.generation) for ask in _sampled(predictor, asks)}
-    return len(keys) - len(known.get_many(keys))
-
-
 def predict_table(
     predictor: Predictor,
     asks: Sequence[Ask],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlm_pipeline.inference.cache import request_key
@@ -40,7 +39,7 @@ _META = b"vlm_pipeline"
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: which row, what is asked (`body`: a `plan.Prompt` or a `hosted.Chat`), and its content hashes."""
+    """One request: which row, what is asked (`body`: a `plan.Prompt` or a `Conversation`), and its content hashes."""
 
     id: str
     section: str | None
@@ -135,11 +134,3 @@ def predictions_version(path: Path) -> str:
     """Data version of a table: who was asked what and answered what; not cost, latency or cache hits."""
     table = pq.read_table(path, columns=["id", "prompt_hash", "text", "finish_reason", "error", "sample"])
     return content_hash([read_about(path), table.to_pydict()])
-
-
-def count_errors(path: Path) -> int:
-    return pc.sum(pc.is_valid(pq.read_table(path, columns=["error"])["error"])).as_py() or 0
-
-
-def as_rows(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in predictions]

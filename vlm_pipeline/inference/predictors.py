@@ -19,6 +19,8 @@ from vlm_pipeline.settings.predictors import (
     OpenAIPredictor,
     TransformersPredictor,
 )
+from vlm_pipeline.store import TaskStore
+from vlm_pipeline.task import Task
 
 _KEYS = {
     OpenAIPredictor: ("OPENAI_API_KEY",),
@@ -27,6 +29,7 @@ _KEYS = {
     AnthropicPredictor: ("ANTHROPIC_API_KEY",),
 }
 _CONNECT_SECONDS = 2.0
+NOT_RUN = "not run"
 
 
 def adapter_predictor(adapter_id: str) -> TransformersPredictor:
@@ -37,6 +40,32 @@ def adapter_predictor(adapter_id: str) -> TransformersPredictor:
 def is_local(predictor: Any) -> bool:
     """Whether the answers come from this machine's own model."""
     return isinstance(predictor, TransformersPredictor)
+
+
+def fine_tune_info(task: Task, store: TaskStore, predictor: OpenAIFineTunedPredictor) -> Path:
+    """Where the job of a hosted fine-tune is written down: `openai/fine_tune_info.json` for the task's first one,
+    and a file that carries the predictor's name for every other."""
+    first = next(one for one in task.predictors if isinstance(one, OpenAIFineTunedPredictor))
+    own = "" if predictor.name == first.name else f"-{predictor.name}"
+    return store.path("openai", f"fine_tune_info{own}.json")
+
+
+def server_url(predictor: Any, env: Mapping[str, str] | None = None) -> str:
+    """Base URL that a hosted predictor asks: another server's answers are another model's."""
+    env = os.environ if env is None else env
+    if isinstance(predictor, OpenAICompatiblePredictor):
+        return predictor.base_url
+    if isinstance(predictor, AzureOpenAIPredictor):
+        return env["AZURE_OPENAI_ENDPOINT"]
+    if isinstance(predictor, AnthropicPredictor):
+        return env.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
+    return env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+
+
+def server_place(predictor: Any, env: Mapping[str, str] | None = None) -> str:
+    """Host, port and path of `server_url`; never what stands before an @, which may be a password."""
+    parts = urlsplit(server_url(predictor, env))
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
 def availability(
@@ -91,6 +120,8 @@ def _fine_tune_state(info: Mapping[str, Any]) -> str | None:
     if info.get("fine_tuned_model"):
         return None
     status = info.get("status")
+    if status == NOT_RUN:
+        return f"{NOT_RUN}: {info.get('error')}"
     if status in ("failed", "cancelled"):
         return f"not run: the fine-tuning job {info.get('job_id')} {status}: {info.get('error') or 'no reason given'}"
     if info.get("job_id"):

@@ -18,7 +18,7 @@ import yaml
 
 PRICES_VARIABLE = "VLM_PIPELINE_PRICES"
 AS_OF = "2025-10-01"
-BATCH_DISCOUNT = 0.5  # OpenAI's and Anthropic's batch APIs
+BATCH_DISCOUNT = 0.5  # OpenAI's batch API
 
 # USD per million tokens: input, output, training (None: cannot be fine-tuned). "ft:" prefixes fine-tuned models.
 _TABLE: dict[str, tuple[float, float, float | None]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlm_pipeline.compute.payload import PayloadError, Reporter
 from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, read_asks
-from vlm_pipeline.inference.predict import Counts, missing, predict_table
+from vlm_pipeline.inference.predict import Counts, predict_table
 from vlm_pipeline.inference.prediction import Ask, predictions_version
 from vlm_pipeline.inference.predictors import availability, is_local
 from vlm_pipeline.settings.predictors import TransformersPredictor
@@ -40,8 +40,9 @@ def run(request: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], st
     output = Path(request["output"]) if request.get("output") else store.path("predictions")
     adapters = {name: Path(folder) for name, folder in (request.get("adapters") or {}).items() if folder}
     session = _Session(
-        task, store, request["formatted"], request.get("splits") or ["val", "test"], adapters, reporter
-    )
+        task, store, request["formatted"], request.get("splits") or ["val", "test"], adapters, reporter,
+        request.get("run_id"),
+    )  # fmt: skip
     outcome: dict[str, dict[str, Any]] = {}
     for predictor in chosen:
         outcome[predictor.name] = session.answer(predictor, output / f"{predictor.name}.parquet")
@@ -53,30 +54,12 @@ def run(request: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], st
     return (outcome if len(outcome) > 1 else next(iter(outcome.values()))), content_hash(versions)
 
 
-def pending(request: dict[str, Any]) -> dict[str, int]:
-    """Requests that `run` would really ask, per local predictor. No model is loaded: 0 means the cache has it all."""
-    task = load_task(request["task"])
-    store = TaskStore(request.get("store_name") or task.name, request["store"])
-    names = request.get("predictors") or [predictor.name for predictor in task.predictors]
-    adapters = {name: Path(folder) for name, folder in (request.get("adapters") or {}).items() if folder}
-    session = _Session(
-        task, store, request["formatted"], request.get("splits") or ["val", "test"], adapters, None
-    )
-    return {
-        one.name: missing(
-            session.local(one), session.asks, store.cache, store.path("predictions", f"{one.name}.parquet")
-        )
-        for one in task.predictors
-        if one.name in names and is_local(one)
-    }
-
-
 class _Session:
     """What the predictors of one request share: rows, the loaded base, the budget."""
 
     def __init__(
         self, task: Task, store: TaskStore, formatted: Sequence[str], splits: Sequence[str],
-        adapters: dict[str, Path], reporter: Reporter | None, run_id: str | None = None,
+        adapters: dict[str, Path], reporter: Reporter, run_id: str | None,
     ) -> None:  # fmt: skip
         self.run_id = run_id
         self.task, self.store, self.reporter, self.adapters = task, store, reporter, adapters
@@ -122,8 +105,7 @@ class _Session:
     def answer(self, predictor: Any, output: Path) -> dict[str, Any]:
         reason = availability(predictor, adapter=self.adapters.get(predictor.name))
         if reason:
-            if self.reporter:
-                self.reporter.say(f"{predictor.name} {reason}")
+            self.reporter.say(f"{predictor.name} {reason}")
             return {"status": reason}
         if is_local(predictor):
             counts = self._table(predictor, self.local(predictor), self.asks, output)
@@ -143,16 +125,14 @@ class _Session:
         about: dict[str, Any] | None = None,
     ) -> Counts:
         def progress(done: int, total: int) -> None:
-            if self.reporter:
-                self.reporter.progress(f"{predictor.name}: answers", done, total)
+            self.reporter.progress(f"{predictor.name}: answers", done, total)
 
         about = {"settings": settings.model_dump(mode="json", exclude={"generation"}), **(about or {})}
         counts = predict_table(
             predictor, asks, cache_folder=self.store.cache, output=output, about=about, progress=progress
         )
-        if self.reporter:
-            self.reporter.say(
-                f"{predictor.name}: {counts.rows} rows, {counts.asked} asked, {counts.reused} reused, "
-                f"{counts.failed} failed, {counts.seconds:.1f} s, {counts.cost_usd:.4f} USD"
-            )
+        self.reporter.say(
+            f"{predictor.name}: {counts.rows} rows, {counts.asked} asked, {counts.reused} reused, "
+            f"{counts.failed} failed, {counts.seconds:.1f} s, {counts.cost_usd:.4f} USD"
+        )
         return counts

@@ -11,6 +11,7 @@ from vlm_pipeline.formatting.probes import SPLIT as PROBES
 from vlm_pipeline.formatting.probes import probe_tables
 from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.formatting.stage import formatted_paths, processor_identity, splits_version
+from vlm_pipeline.inference.predictors import NOT_RUN, availability, fine_tune_info, is_local, server_place
 from vlm_pipeline.manifest import Artifact, left_alone, make_once, read_manifest, require
 from vlm_pipeline.settings.predictors import (
     OpenAICompatiblePredictor,
@@ -45,7 +46,7 @@ def make_predictions(
     if not picked and (kept := left_alone(store, f"predictions/{predictor.name}")):
         return kept
     adapters = adapters or store
-    reason = unavailable(task, store, predictor, picked)
+    reason = unavailable(task, store, predictor, picked, adapters)
     if reason:
         log(f"{predictor.name} {reason}")
         return make_once(
@@ -58,15 +59,17 @@ def make_predictions(
         "predictor": content_hash(predictor.model_dump(mode="json", exclude={"label", "generation"})),
     }
     if isinstance(predictor, OpenAIFineTunedPredictor):
-        inputs["model"] = read_json(fine_tune_info(store))["fine_tuned_model"]
+        inputs["model"] = read_json(fine_tune_info(task, store, predictor))["fine_tuned_model"]
     if isinstance(predictor, TransformersPredictor):
         inputs["base"] = base_identity(task, store)
         if predictor.adapter == "trained":
             inputs |= require(adapters, ["adapter"], "Materialize the adapter.")
+    else:
+        inputs["server"] = server_place(predictor)
 
     before = read_manifest(store, f"predictions/{predictor.name}")
-    if before and before["metadata"].get("failed"):
-        inputs["failed rows"] = run_id
+    if before and (before["metadata"].get("failed") or "status" in before["metadata"]):
+        inputs["asked again"] = run_id
 
     def make() -> Artifact:
         from vlm_pipeline.inference.prediction import predictions_version
@@ -76,6 +79,8 @@ def make_predictions(
         metadata = run_payload(
             payload_request(task, store, predictor, paths, [*EVALUATED, PROBES], run_id, adapters)
         )
+        if "status" in metadata:  # only the payload could see it; a table of an earlier run is not this one's
+            return _not_run(metadata["status"])
         return Artifact(
             predictions_version(path), {**metadata, "conditions": conditions(task, predictor)}, (path,)
         )
@@ -102,21 +107,24 @@ def payload_request(
         "splits": list(splits),
         "predictors": [predictor.name],
         "run_id": run_id,
+        "needs_device": is_local(predictor),  # a batch of a hosted model may take a day
         "adapters": {predictor.name: adapter_folder(adapters or store, predictor)},
         **({} if known else {"candidates": [predictor.model_dump(mode="json")]}),
     }
 
 
-def unavailable(task: Task, store: TaskStore, predictor: Any, picked: bool) -> str | None:
+def unavailable(
+    task: Task, store: TaskStore, predictor: Any, picked: bool, adapters: TaskStore | None = None
+) -> str | None:
     """Why this predictor cannot answer now; None when it can."""
-    from vlm_pipeline.inference.predictors import availability
-
     if not picked:
         return "not run: not picked in this run"
     if isinstance(predictor, TransformersPredictor):
-        return None
+        named = predictor.adapter not in (None, "trained")
+        folder = adapter_folder(adapters or store, predictor) if named else None
+        return availability(predictor, adapter=Path(folder) if folder else None)
     fine_tuned = isinstance(predictor, OpenAIFineTunedPredictor)
-    info = read_json(fine_tune_info(store), default={}) if fine_tuned else None
+    info = read_json(fine_tune_info(task, store, predictor), default={}) if fine_tuned else None
     return availability(predictor, budget_usd=_budget(task, predictor), fine_tune=info)
 
 
@@ -124,10 +132,6 @@ def _budget(task: Task, predictor: Any) -> float | None:
     """What may be spent; a server of one's own without a price costs nothing."""
     free = isinstance(predictor, OpenAICompatiblePredictor) and predictor.price is None
     return None if free else task.budget.money_usd
-
-
-def fine_tune_info(store: TaskStore) -> Path:
-    return store.path("openai", "fine_tune_info.json")
 
 
 def make_fine_tune(
@@ -140,31 +144,37 @@ def make_fine_tune(
 ) -> Artifact:
     """Submit the hosted fine-tuning job of the present rows, or find it; nothing is waited for unless `wait` is set.
 
-    Not remembered by input hashes: the job's state changes by itself, and `submit` never starts a second one. Raises
-    NotProvenError before a byte is uploaded when the rows did not pass their checks.
+    A job that cannot be submitted (files, price, budget, key, server, platform) is "not run: <reason>", and so is its
+    predictor; the other models go on. Not remembered by input hashes: the job's state changes by itself, and `submit`
+    never starts a second one. Raises NotProvenError before a byte is uploaded when the rows did not pass their checks.
     """
-    from vlm_pipeline.inference.openai_finetune import client_for, submit, wait
-    from vlm_pipeline.inference.predictors import availability
-
     reason = availability(predictor, budget_usd=task.budget.money_usd)
     if reason:
         log(reason)
         return Artifact(content_hash(reason), {"status": reason}, reason=reason)
+    from vlm_pipeline.inference import openai_finetune as jobs
     from vlm_pipeline.inference.budget import Budget
 
     require_proven(task, store, "openai_jsonl")
-    info_path, client = fine_tune_info(store), client_for(predictor)
+    info_path, client = fine_tune_info(task, store, predictor), jobs.client_for(predictor)
     budget = Budget(task.budget.money_usd, store.path("spend", f"{run_id}.jsonl"))
     train, val = (store.path("openai", f"{split}_with_images.jsonl") for split in ("train", "val"))
-    info = submit(train, val, predictor, info_path=info_path, budget=budget, client=client, say=log)
+    try:
+        info = jobs.submit(train, val, predictor, info_path=info_path, budget=budget, client=client, say=log)
+    except jobs.FineTuneError as error:
+        info = jobs.note_refusal(info_path, str(error))
+        reason = f"{NOT_RUN}: {info['error']}"
+        log(reason)
+        return Artifact(content_hash(reason), {"status": reason}, reason=reason)
     if predictor.wait:
-        info = wait(info_path, client, say=log)
+        info = jobs.wait(info_path, client, say=log)
     return _fine_tuned(info)
 
 
-def known_fine_tune(store: TaskStore) -> Artifact:
+def known_fine_tune(task: Task, store: TaskStore, predictor: OpenAIFineTunedPredictor) -> Artifact:
     """The hosted job as it was last seen, for a run that submits none."""
-    if info := read_json(fine_tune_info(store), default=None):
+    info = read_json(fine_tune_info(task, store, predictor), default={})
+    if info.get("job_id"):
         return _fine_tuned(info)
     reason = "not run: left out of this run"
     return Artifact(content_hash(reason), {"status": reason}, reason=reason)

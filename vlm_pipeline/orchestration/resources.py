@@ -56,7 +56,8 @@ class PayloadClient(dg.ConfigurableResource):
         kind = module.rsplit(".", 1)[-1]
         result = store.path("requests", f"{kind}-{content_hash(request)}.result.json")
         result.unlink(missing_ok=True)
-        request = {**request, "device_lock": str(device_lock_path(store)), "result": str(result)}
+        lock = str(device_lock_path(store)) if request.get("needs_device", True) else None
+        request = {**request, "device_lock": lock, "result": str(result)}
         path = write_request(store, kind, request)
         client = dg.PipesSubprocessClient(env=payload_environment())
         try:

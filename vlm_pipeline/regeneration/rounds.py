@@ -38,7 +38,7 @@ _NOT_OURS = ("candidates", "leaderboard", "promoted", "final", "openai_finetune"
 _STAYS = (
     "adapters/",
     "checkpoints/",
-    "openai/fine_tune_info.json",
+    "openai/fine_tune_info",
     "predictions/batches/",
     "predictions/journal/",
 )

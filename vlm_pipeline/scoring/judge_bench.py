@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_pipeline.inference.hosted import redact
+from vlm_pipeline.redaction import redact
 from vlm_pipeline.scoring.judge_calibration import agreement_with_people, read_calibration
 from vlm_pipeline.scoring.judge_models import Case, InvalidJudgement, Judge, JudgeSilent, deepeval_model
 from vlm_pipeline.scoring.refusals import refusal_kind

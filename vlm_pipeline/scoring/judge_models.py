@@ -23,13 +23,14 @@ from typing import Any
 from vlm_pipeline.examples.example import ImageRef
 from vlm_pipeline.examples.images import ImageLimits, ImageReader
 from vlm_pipeline.formatting.conversation import Conversation
+from vlm_pipeline.inference.apis import OpenAIChat
 from vlm_pipeline.inference.budget import Budget
 from vlm_pipeline.inference.cache import RowCache
 from vlm_pipeline.inference.chat import conversation_hash
-from vlm_pipeline.inference.hosted import OpenAIChat, redact
 from vlm_pipeline.inference.hosted_run import make_hosted
 from vlm_pipeline.inference.prediction import Ask, Prediction
 from vlm_pipeline.inference.predictors import availability
+from vlm_pipeline.redaction import redact
 from vlm_pipeline.settings.judging import KEY_VARIABLES, JudgeSettings
 from vlm_pipeline.settings.predictors import (
     AnthropicPredictor,

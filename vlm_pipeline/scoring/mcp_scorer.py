@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vlm_pipeline.inference.cache import RowCache, request_key
-from vlm_pipeline.inference.hosted import redact
+from vlm_pipeline.redaction import redact
 from vlm_pipeline.scoring.results import FailureKind
 from vlm_pipeline.settings.mcp import McpScorerSettings
 from vlm_pipeline.store import content_hash

@@ -23,12 +23,17 @@ from vlm_pipeline.compute.payload import (
 
 PAYLOAD = textwrap.dedent(
     """
-    import sys, time
+    import os, sys, time
     from pathlib import Path
     from vlm_pipeline.compute.payload import PayloadError, run_payload
 
     def work(request, reporter):
         Path(request["alive"]).write_text("yes")
+        if request.get("crash"):
+            try:
+                raise ValueError(f"a client refused {os.environ['SOME_API_KEY']}")
+            except ValueError as error:
+                raise RuntimeError(f"asked with {os.environ['SOME_API_KEY']}") from error
         if request.get("fail"):
             raise PayloadError("row 7 of rows.jsonl has no answer; add one")
         reporter.progress("step", 1, 2)
@@ -113,6 +118,38 @@ def test_a_users_mistake_is_one_line_and_not_a_traceback(launch):
     done = subprocess.run(launch(fail=True), capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: row 7 of rows.jsonl has no answer; add one"
+
+
+def test_the_key_in_an_exception_reaches_neither_the_terminal_nor_the_result(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "very-secret-value")
+    result = tmp_path / "result.json"
+    done = subprocess.run(launch(crash=True, result=str(result)), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "RuntimeError: asked with ***" in done.stderr
+    assert 'raise RuntimeError(f"asked' in done.stderr, "the place of a programming error is still told"
+    assert json.loads(result.read_text())["error"] == "RuntimeError: asked with ***"
+    assert "very-secret-value" not in done.stdout + done.stderr + result.read_text()
+
+
+def test_the_key_in_an_exception_does_not_reach_dagster_either(launch, monkeypatch, capfd):
+    import dagster as dg
+
+    monkeypatch.setenv("SOME_API_KEY", "very-secret-value")
+
+    @dg.asset
+    def adapter(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient):
+        return pipes.run(command=launch(crash=True), context=context).get_results()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcome = dg.materialize(
+            [adapter],
+            resources={"pipes": dg.PipesSubprocessClient()},
+            instance=instance,
+            raise_on_error=False,
+        )
+        logged = [entry.user_message for entry in instance.all_logs(outcome.run_id)]
+    events = repr([(event.message, event.event_specific_data) for event in outcome.all_events])
+    assert not outcome.success
+    assert "very-secret-value" not in events + repr(logged) + "".join(capfd.readouterr())
 
 
 def test_under_pipes_metadata_and_data_version_reach_the_asset(launch):

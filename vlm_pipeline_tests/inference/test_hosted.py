@@ -11,7 +11,6 @@ import re
 import threading
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,18 +19,21 @@ from vlm_pipeline.examples.example import ImageRef
 from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
 from vlm_pipeline.inference.chat import anthropic_messages, conversation_hash, openai_chat
-from vlm_pipeline.inference.hosted import redact
 from vlm_pipeline.inference.hosted_run import make_hosted
 from vlm_pipeline.inference.limiter import Limiter, backoff_s
+from vlm_pipeline.inference.openai_finetune import FineTuneError, client_for, refresh, submit
+from vlm_pipeline.inference.patience import RequestFailed
 from vlm_pipeline.inference.predict import Counts, predict_table
 from vlm_pipeline.inference.prediction import Ask, Prediction, read_predictions
 from vlm_pipeline.inference.predictors import availability
 from vlm_pipeline.inference.prices import PriceError, price_of
+from vlm_pipeline.redaction import redact
 from vlm_pipeline.settings.predictors import (
     AnthropicPredictor,
     AzureOpenAIPredictor,
     GenerationSettings,
     OpenAICompatiblePredictor,
+    OpenAIFineTunedPredictor,
     OpenAIPredictor,
 )
 from vlm_pipeline_tests.servers.hosted_api import (
@@ -270,18 +272,41 @@ def test_a_wrong_key_asks_once_and_shows_the_key_nowhere(tmp_path, caplog, monke
             )
             assert counts.failed == 20
         assert stand_in.requests.total() < 5 * 20, "a refused key must stop the rest"
+        batch = OpenAIPredictor(name="batch", kind="openai", model="stand-in-large", batch=True, price=PRICE)
+        predictor = make_hosted(batch, GENERATION, Budget(1.0), journal=tmp_path / "batches.json")
+        place = {"cache_folder": tmp_path / "cache", "output": tmp_path / "batch.parquet"}
+        assert predict_table(predictor, asks(3), **place).failed == 3
+        job = OpenAIFineTunedPredictor(name="ft", kind="openai_finetuned", model="gpt-4o-2024-08-06")
+        rows = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}"}]} for n in range(12)]  # fmt: skip
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         try:
-            raise RuntimeError(str(read_predictions(output)[0].error))
-        except RuntimeError:
+            info = tmp_path / "info.json"
+            submit(
+                tmp_path / "train.jsonl",
+                None,
+                job,
+                info_path=info,
+                budget=Budget(1.0),
+                client=client_for(job),
+            )
+        except FineTuneError:
+            print(traceback.format_exc())
+        info.write_text(json.dumps({"job_id": "ftjob-1", "status": "running"}))
+        try:
+            refresh(info, client_for(job))
+        except RequestFailed:
             print(traceback.format_exc())
     captured = capfd.readouterr()
     places = {"log": caplog.text, "out": captured.out, "err": captured.err}
     places |= {str(path): path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*.*")}
-    for row in read_predictions(output):
+    for row in [row for table in tmp_path.glob("*.parquet") for row in read_predictions(table)]:
         places[f"row {row.id}"] = repr(row)
+    assert captured.out.count("Incorrect API key") == 2, (
+        "the fine-tune's refusals must be among what is searched"
+    )
     leaks = [place for place, text in places.items() if key in text]
     assert leaks == []
-    assert "invalid_api_key" in places["row r0"] or "Incorrect API key" in places["row r0"]
+    assert "Incorrect API key" in places["row r0"]
 
 
 def test_redact_cuts_keys_of_the_environment_and_what_looks_like_one():
@@ -372,48 +397,6 @@ def test_unavailable_predictors_say_why(tmp_path):
     assert "may spend nothing" in (
         availability(settings_for("chat"), {"OPENAI_API_KEY": "x"}, budget_usd=0) or ""
     )
-
-
-def test_batch_api_gives_the_same_answers_at_half_the_price(tmp_path):
-    rows = asks(10)
-    with serving(StandIn(batch_s=0.2)) as (stand_in, url):
-        predictor = batch_predictor(url, tmp_path)
-        answers = collect(predictor, rows)
-        assert len(stand_in.batches) == 1
-    assert {row: answer.text for row, answer in answers.items()} == expected(rows)
-    one = answers["r1"]
-    assert one.cost_usd == pytest.approx((one.tokens_in + 2 * one.tokens_out) / 2e6)
-
-
-def test_a_killed_batch_run_finds_its_batch_and_lost_answers_create_no_second(tmp_path):
-    rows = asks(10)
-    faults = Faults(0.4, seed=5, slow_s=0.01, retry_after_s=0.01, everywhere=True)
-    with serving(StandIn(batch_s=0.5)) as (stand_in, url):
-        stand_in.faults.rate, stand_in.faults = 0.0, faults
-        impatient = batch_predictor(url, tmp_path, wait_s=0.0)
-        waiting = collect(impatient, rows)
-        assert all("pending" in (answer.error or "") for answer in waiting.values())
-        (tmp_path / "batch.json").unlink()  # as if killed between creating the batch and writing its id
-        stand_in.faults = Faults()
-        answers = collect(batch_predictor(url, tmp_path), rows)
-        assert len(stand_in.batches) == 1
-    assert {row: answer.text for row, answer in answers.items()} == expected(rows)
-
-
-def batch_predictor(url: str, folder: Path, wait_s: float = 60.0) -> Any:
-    settings = OpenAIPredictor(
-        name="b",
-        kind="openai",
-        model="stand-in-large",
-        batch=True,
-        price=PRICE,
-        batch_wait_s=max(wait_s, 0.01),
-    )
-    predictor = make_hosted(
-        settings, GENERATION, Budget(1.0), journal=folder / "batch.json", env=environment(url)
-    )
-    predictor._poll_s = 0.1
-    return predictor
 
 
 @pytest.mark.slow

@@ -147,6 +147,18 @@ def test_a_killed_run_finds_the_same_job(tmp_path):
         assert len(stand_in.jobs) == 1 and info["job_id"] in stand_in.jobs and len(stand_in.files) == 1
 
 
+def test_a_job_that_had_ended_when_it_was_found_is_known_with_its_model(tmp_path):
+    """A run that died after the upload comes back after the job's end: nothing else would ever look at it."""
+    write_rows(tmp_path / "train.jsonl")
+    with serving(StandIn(job_s=0.0)) as (stand_in, url):
+        submit(url, tmp_path)
+        (tmp_path / "fine_tune_info.json").unlink()
+        info = submit(url, tmp_path)
+        assert info["status"] == "succeeded" and info["fine_tuned_model"].startswith("ft:stand-in-small")
+        assert info["metrics"]["train_loss"] > 0 and read_json(tmp_path / "fine_tune_info.json") == info
+        assert len(stand_in.jobs) == 1
+
+
 def test_a_price_beyond_the_budget_uploads_nothing(tmp_path):
     write_rows(tmp_path / "train.jsonl")
     with serving() as (stand_in, url):

@@ -8,7 +8,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from vlm_pipeline.compute.payload import Reporter
 from vlm_pipeline.definitions import build_defs
+from vlm_pipeline.inference.predictors import is_local
+from vlm_pipeline.inference.run import run as ask_models
 from vlm_pipeline.manifest import FOLDER
 from vlm_pipeline.orchestration.executor import PROCESS_TAG, process_signature
 from vlm_pipeline.orchestration.jobs import RANGE_END, RANGE_START
@@ -20,12 +23,19 @@ _CURRENT: dict[str, World] = {}  # a resource holds plain settings only
 
 
 class PayloadsOfWorld(PayloadClient):
-    """Starts no process: training writes an adapter, prediction writes answers (see promotion.world)."""
+    """Starts no process: training writes an adapter, local predictors' answers are written (see promotion.world).
+    Hosted models are asked for real."""
 
     def run(self, context: Any, store: Any, module: str, request: dict[str, Any]) -> dict[str, Any]:
         world = _CURRENT["world"]
         world.payloads.append(module)
-        return world._train(request) if module.endswith("training") else world.answers(request)
+        if module.endswith("training"):
+            return world._train(request)
+        (name,) = request["predictors"]
+        known = {predictor.name: predictor for predictor in world.task.predictors}
+        if name in known and not is_local(known[name]):
+            return ask_models(request, Reporter(silent=True))[0]
+        return world.answers(request)
 
 
 class GraphWorld:
@@ -38,11 +48,14 @@ class GraphWorld:
         monkeypatch: pytest.MonkeyPatch,
         more: str = "",
         rivals: dict[str, float] | None = None,
+        predictors: str = "",
     ) -> None:
         """`rivals`: predictors besides base and tuned, with their shares of right answers."""
         monkeypatch.setenv("VLM_PIPELINE_STORE", str(folder / "store"))
         shares = {"base": 0.1, "tuned": 0.95, **(rivals or {})}
-        self.world = World(folder, Answers(shares), more=more, rivals=tuple(rivals or ()))
+        self.world = World(
+            folder, Answers(shares), more=more, rivals=tuple(rivals or ()), predictors=predictors
+        )
         self.instance = instance
         _CURRENT["world"] = self.world
         self.task = self.world.task

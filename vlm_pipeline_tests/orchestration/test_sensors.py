@@ -1,7 +1,6 @@
 """The fine-tune sensor against the stand-in: one end of a job starts one run, and a lost service starts none."""
 
 import json
-import time
 from pathlib import Path
 
 import dagster as dg
@@ -10,7 +9,7 @@ import pytest
 from vlm_pipeline.definitions import build_defs
 from vlm_pipeline.inference.budget import Budget
 from vlm_pipeline.inference.openai_finetune import client_for, submit
-from vlm_pipeline.inference.stage import fine_tune_info
+from vlm_pipeline.inference.predictors import fine_tune_info
 from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.store import TaskStore, read_json
 from vlm_pipeline.task import Task, load_task
@@ -58,7 +57,7 @@ def submit_job(task: Task, folder: Path) -> Path:
     train = folder / "train.jsonl"
     train.write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings = task.predictors[1]
-    info_path = fine_tune_info(TaskStore(task.name))
+    info_path = fine_tune_info(task, TaskStore(task.name), settings)
     submit(train, None, settings, info_path=info_path, budget=Budget(5.0), client=client_for(settings))
     return info_path
 
@@ -71,14 +70,14 @@ def test_without_a_job_nothing_is_asked(task: Task) -> None:
 def test_a_running_job_is_asked_ever_more_seldom_and_its_end_starts_one_run(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(StandIn(job_s=1.5)) as (_, url):
+    with serving(StandIn(job_s=86_400.0)) as (stand_in, url):
         for name, value in environment(url).items():
             monkeypatch.setenv(name, value)
         info_path = submit_job(task, tmp_path)
         first = tick(task)
         assert isinstance(first, dg.SensorResult) and not first.run_requests
         assert isinstance(tick(task, first.cursor), dg.SkipReason)  # too early to ask again
-        time.sleep(2)
+        stand_in.job_s = 0.0
         due = json.dumps({**json.loads(first.cursor), "next": 0.0})
         ended = tick(task, due)
         again = tick(task, ended.cursor)  # the daemon died before it started the run
@@ -109,3 +108,19 @@ def test_a_service_that_is_away_starts_nothing_and_loses_nothing(
     assert isinstance(result, dg.SensorResult) and not result.run_requests
     assert "could not be asked" in str(result.skip_reason)
     assert read_json(info_path) == before
+
+
+def test_a_service_that_repeats_the_key_in_its_refusal_does_not_bring_it_into_the_ui(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "sk-secret-8f7e6d5c4b3a"
+    with serving(StandIn(job_s=60)) as (_, url):
+        for name, value in environment(url).items():
+            monkeypatch.setenv(name, value)
+        submit_job(task, tmp_path)
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        result = tick(task)
+    assert isinstance(result, dg.SensorResult) and "Incorrect API key provided: ***" in str(
+        result.skip_reason
+    )
+    assert key not in repr(result) + caplog.text

@@ -41,7 +41,7 @@ splits: {{group_key: group}}
 predictors:
   - {{name: base, kind: transformers}}
   - {{name: tuned, kind: transformers, adapter: trained}}
-{rivals}scorers: [{{kind: text, primary: exact}}]
+{rivals}{predictors}scorers: [{{kind: text, primary: exact}}]
 {more}"""
 PROBES = """\
 - {id: p1, question: "What is the value of probe 1?", expected_answer: "value 1"}
@@ -147,6 +147,7 @@ class World:
     seed: int = 0
     more: str = ""
     rivals: tuple[str, ...] = ()  # predictors besides base and tuned
+    predictors: str = ""  # lines of task.yaml beside base and tuned
     splits: dict[str, int] = field(default_factory=lambda: {"train": 3, "val": 2, "test": 10})
     base: Path = BASE
     payloads: list[str] = field(default_factory=list)  # modules that were started, where a graph starts them
@@ -161,7 +162,9 @@ class World:
         rivals = "".join(
             f"  - {{name: {name}, kind: transformers, adapter: trained}}\n" for name in self.rivals
         )
-        text = TASK.format(base=self.base, seed=self.seed, more=self.more, rivals=rivals)
+        text = TASK.format(
+            base=self.base, seed=self.seed, more=self.more, rivals=rivals, predictors=self.predictors
+        )
         (self.folder / "demo" / "task.yaml").write_text(text)
         return load_task(self.folder / "demo")
 

@@ -84,6 +84,7 @@ class StandIn:
     job_s: float = 0.2  # a fine-tuning job takes this long
     batch_s: float = 0.1
     refuse_temperature: bool = False  # as reasoning models do
+    refuse_jobs: bool = False  # as a platform that is closed to new users; the refusal repeats the key
     tokenize: Callable[[dict[str, Any]], list[int]] | None = (
         None  # a chat's prompt tokens, as vLLM tells them
     )
@@ -110,7 +111,7 @@ class StandIn:
         if key not in self.paid:
             memory = self._memory_of(question.model)
             text = _nearest(memory, question.text) if memory else self.answer(question)
-            tokens_in = len(question.transcript) // 4 + 300 * images + 1
+            tokens_in = len(question.transcript) // 4 + 200 * images + 1
             self.paid[key] = (question.model, tokens_in, len(text) // 4 + 1, text)
         _, tokens_in, tokens_out, text = self.paid[key]
         return text, tokens_in, tokens_out
@@ -263,6 +264,8 @@ def build_app(stand_in: StandIn) -> FastAPI:
 
     @router.post("/fine_tuning/jobs")
     async def create_job(request: Request) -> Any:
+        if stand_in.refuse_jobs:
+            return _error(403, f"Fine-tuning is not open to {stand_in.key}.", "not_available")
         return _create_job(stand_in, await request.json())
 
     @router.get("/fine_tuning/jobs")

@@ -140,7 +140,7 @@ def _fine_tune_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
     def openai_finetune(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         store = loop.store(task)
         if loop.skip_fine_tune or not loop.picked(task, predictor.name):
-            return record(known_fine_tune(store))
+            return record(known_fine_tune(task, store, predictor))
         made = make_fine_tune(loop.task(task), store, predictor, run_id=context.run_id, log=context.log.info)
         return record(made)
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import dagster as dg
 
-from vlm_pipeline.inference.stage import fine_tune_info
+from vlm_pipeline.inference.predictors import fine_tune_info
 from vlm_pipeline.orchestration.assets.common import key
 from vlm_pipeline.orchestration.executor import close_dead_runs
 from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.orchestration.runs import TASK_TAG, next_try
+from vlm_pipeline.redaction import redact
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor
 from vlm_pipeline.store import read_json
 from vlm_pipeline.task import Task
@@ -39,7 +40,7 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
     )
     def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.SensorResult | dg.SkipReason:
         close_dead_runs(context.instance)
-        info_path = fine_tune_info(loop.store(task))
+        info_path = fine_tune_info(task, loop.store(task), predictor)
         known = read_json(info_path, default={})
         if not known.get("job_id"):
             return dg.SkipReason("no fine-tuning job has been submitted")
@@ -68,15 +69,10 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
 
 def _look(info_path: Any, predictor: OpenAIFineTunedPredictor) -> tuple[dict[str, Any], str]:
     """The job's state, or the last known one and why it could not be asked (a service may be away for a while)."""
-    from openai import OpenAIError
-
     from vlm_pipeline.inference.openai_finetune import client_for, refresh
+    from vlm_pipeline.inference.patience import RequestFailed
 
-    try:
-        return refresh(
-            info_path, client_for(predictor), attempts=1
-        ), ""  # a tick has a minute; the next one asks again
-    except (OpenAIError, KeyError, OSError) as error:
-        return read_json(
-            info_path
-        ), f"the job could not be asked ({type(error).__name__}); trying again later"
+    try:  # a tick has a minute; the next one asks again
+        return refresh(info_path, client_for(predictor), attempts=1), ""
+    except (RequestFailed, KeyError, OSError) as error:
+        return read_json(info_path), f"the job could not be asked ({redact(str(error))}); trying again later"
