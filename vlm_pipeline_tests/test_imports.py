@@ -29,6 +29,18 @@ def test_the_code_location_loads_without_heavy_libraries() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_loading_the_code_location_costs_little_more_than_dagster_itself() -> None:
+    """Seconds of processor time, which neighbours on the machine do not change; the bundled tasks are loaded."""
+    code = (
+        "import time, dagster; own = time.process_time(); import vlm_pipeline.definitions; "
+        "print(time.process_time() - own)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )  # fmt: skip
+    assert float(result.stdout) < 3
+
+
 def test_only_the_orchestration_folder_and_the_definitions_import_dagster() -> None:
     importing = {
         file.relative_to(PACKAGE).parts[0]
