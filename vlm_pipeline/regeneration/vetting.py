@@ -7,7 +7,6 @@ answer that the task's scorer can read; the row as the model's own template rend
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +16,10 @@ from typing import Any
 from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.leakage import folded
 from vlm_pipeline.regeneration.candidate import Candidate, asked_text
-from vlm_pipeline.scoring.numbers import find_numbers
+from vlm_pipeline.scoring.page_facts import facts_of, read_page_facts, values_in
 
 _LONGEST = 4  # times the longest answer among the section's train rows
 _LONG_ENOUGH = 80  # characters that any answer may have
-_COUNTED = ("number", "label", "ordinal")  # step 3 is as right or wrong as 3 Nm
 
 Findings = Callable[
     [Sequence[Candidate]], Mapping[str, str]
@@ -96,26 +94,12 @@ class Known:
 
     @classmethod
     def read(cls, path: Path | None) -> Known:
-        """A JSON-lines file with `group` and what the page shows (`shown`, or everything beside the group)."""
-        if path is None:
-            return cls()
-        found = {}
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    facts = json.loads(line)
-                    group = str(facts.pop("group"))
-                except (ValueError, KeyError, AttributeError, TypeError) as error:
-                    raise ValueError(
-                        f"{path}, line {number}: no JSON object with a group ({error})"
-                    ) from None
-                found[group] = frozenset(_leaves(facts.get("shown", facts)))
-        return cls(found)
+        """Of a file as `read_page_facts` takes it."""
+        return cls(read_page_facts(path) if path else {})
 
     def of(self, candidate: Candidate) -> frozenset[float] | None:
-        """By the row's own metadata.group, as the facts name it, or by the group of the split."""
-        own = str(candidate.seed.metadata.get("group") or "")
-        return self.numbers.get(own, self.numbers.get(candidate.page.split(":", 1)[-1]))
+        """The numbers on a candidate's page, None where nothing is known of it."""
+        return facts_of(self.numbers, candidate.seed.metadata.get("group"), candidate.page)
 
 
 def vet(
@@ -174,9 +158,9 @@ def numbers_differ(candidate: Candidate, known: Known, must_read_again: bool) ->
     """
     facts = known.of(candidate)
     if facts is not None:
-        shown = facts | set(_values(candidate.question))
+        shown = facts | set(values_in(candidate.question))
         foreign = [
-            value for value in _values(candidate.answer) if not any(_close(value, one) for one in shown)
+            value for value in values_in(candidate.answer) if not any(_close(value, one) for one in shown)
         ]
         if foreign:
             return f"{', '.join(f'{value:g}' for value in foreign)} is not on the page"
@@ -193,9 +177,9 @@ def numbers_differ(candidate: Candidate, known: Known, must_read_again: bool) ->
 
 def agree(first: str, second: str, question: str = "") -> bool:
     """Do two readings say the same: equal numbers (those of the question aside), else one text within the other."""
-    asked = _values(question)
+    asked = values_in(question)
     one, other = (
-        sorted(value for value in _values(text) if not any(_close(value, known) for known in asked))
+        sorted(value for value in values_in(text) if not any(_close(value, known) for known in asked))
         for text in (first, second)
     )
     if one or other:
@@ -293,22 +277,5 @@ def _alike(one: str, other: str, threshold: float) -> bool:
     return jaccard(sketch(one), sketch(other)) >= threshold
 
 
-def _values(text: str) -> list[float]:
-    return [number.value for number in find_numbers(text) if number.role in _COUNTED]
-
-
 def _close(one: float, other: float) -> bool:
     return abs(one - other) <= 1e-9 * max(1.0, abs(one), abs(other))
-
-
-def _leaves(value: Any) -> Iterable[float]:
-    """All numbers of a JSON value, those in its texts included."""
-    if isinstance(value, bool) or value is None:
-        return
-    if isinstance(value, int | float):
-        yield float(value)
-    elif isinstance(value, str):
-        yield from _values(value)
-    else:
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(item)

@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from vlm_pipeline.scoring.cleaning import clean
 from vlm_pipeline.scoring.refusals import refusal_kind
-from vlm_pipeline.scoring.results import FailureKind, GoldError, Reference, RowScore
+from vlm_pipeline.scoring.results import Context, FailureKind, GoldError, Reference, RowScore
 from vlm_pipeline.settings.scoring import BaseScorerSettings
 
 S = TypeVar("S", bound=BaseScorerSettings)
@@ -25,13 +25,13 @@ class BaseScorer(Generic[S]):
         raise NotImplementedError
 
     def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
+        self, text: str, reference: Reference, *, prompt: str | None = None, context: Context = None
     ) -> RowScore:
         """Score the cleaned response; every span is one of the response as it came."""
         cleaned = clean(text, prompt)
-        return self._score(cleaned.text, reference, context).placed(cleaned.original)
+        return self._score(cleaned.text, reference, prompt, context).placed(cleaned.original)
 
-    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
+    def _score(self, cleaned: str, reference: Reference, prompt: str | None, context: Context) -> RowScore:
         """The scores of a cleaned response. Families that look at the bare response override `score` instead."""
         raise NotImplementedError
 

@@ -28,10 +28,8 @@ from vlm_pipeline.scoring.table import scorer_versions
 
 # Kind of scorer -> the value that says b gave something readable, and how a sentence names those rows.
 _READABLE = {
-    "number": ("read", "only rows where it gives a number"),
     "choice": ("read", "only rows where it picks one"),
     "tool_calls": ("valid_json", "only rows where its calls can be parsed"),
-    "sections": ("format_compliance", "only rows where it keeps the sections"),
 }
 _FORMAT = frozenset(value for value, _ in _READABLE.values())  # headlines that are about nothing but format
 
@@ -199,23 +197,20 @@ def _described(aligned: AlignedPair, metric: str, **options: Any) -> dict[str, A
 def _lenient(aligned: AlignedPair, kind: str, decisive: str, **options: Any) -> list[dict[str, Any]]:
     """a as strictly as ever against b read leniently: what is left of the difference is not format.
 
-    A scorer may have a lenient reading of its own (`LENIENT`). The others read leniently to begin with (any way to
-    write a score, a choice, a call counts); what is left of format there is whether b gives one at all, so the lenient
-    comparison keeps the rows where it does.
+    A scorer may have a lenient reading of its own (`LENIENT`): any number, any wording that b gives counts on every row,
+    for ratings one within a point. The others read leniently to begin with (any way to write a choice, a call
+    counts); what is left of format there is whether b gives one at all, so the lenient comparison keeps the rows where
+    it does.
     """
-    name, only = decisive, None
-    if "mae" in aligned.metrics and "within_1" in aligned.metrics:
-        name, only = "within_1", ("read", "within one point, only rows where it gives a score")
-    elif aligned.kind(decisive)[1] in ("rate", "share"):
-        own = [one for one in aligned.metrics if one in LENIENT and one != decisive]
-        if own:
-            return [
-                {"b_read_as": one, **aligned.compare(decisive, metric_b=one, **options).as_dict()}
-                for one in own
-            ]
-        only = _READABLE.get(kind) if decisive not in _FORMAT else None
-    if only is None:
+    name = "within_1" if "mae" in aligned.metrics and "within_1" in aligned.metrics else decisive
+    if aligned.kind(name)[1] not in ("rate", "share") or name in _FORMAT:
         return []
+    own = [one for one in aligned.metrics if one in LENIENT and one != name]
+    if own:
+        return [{"b_read_as": one, **aligned.compare(name, metric_b=one, **options).as_dict()} for one in own]
+    if kind not in _READABLE:
+        return []
+    only = _READABLE[kind]
     found = aligned.compare(name, mask=aligned.b_where(only[0]), **options)
     return [{"b_read_as": only[1], **found.as_dict()}]
 

@@ -210,6 +210,7 @@ def _score_row(
         "inferred": False,
         "failure": "refusal" if refused and failed else _failure(metric) if failed else None,
         "notes": [one.reason for one in ones if one.reason],
+        "flagged": [],
         "detail": "; ".join(problems) or (str(prediction["error"]) if judged is None else None),
     }
 

@@ -323,5 +323,6 @@ def _score_row(
         "inferred": False,
         "failure": failure if failure is None or failure in FAILURES else "other",
         "notes": [entry["reason"]] if entry and entry.get("reason") else [],
+        "flagged": [],
         "detail": str(prediction["error"]) if entry is None else entry.get("problem"),
     }

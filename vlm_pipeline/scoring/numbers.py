@@ -5,7 +5,7 @@ Read: ``42``, ``-5``, ``1,234.5``, ``1{,}234``, ``1.234,56``, ``1,4`` (decimal c
 
 Each number says what role its surroundings give it, so that a caller can leave out what is no quantity:
 ``date``, ``time`` (also ratios such as 3:1), ``version``, ``ordinal`` (3rd), ``list`` (a line's numbering),
-``label`` (Step 3, Figure 2, #7).
+``label`` (Step 3, Figure 2, Room 12, #7), ``code`` (part numbers such as 06A-115-561).
 """
 
 import math
@@ -71,12 +71,14 @@ _LIST_END = re.compile(r"(?:\.|\)|\.\)|:)(?:\*\*|__)?[ \t]+\S")
 _LABEL = re.compile(
     r"(?:\b(?:steps?|parts?|cases?|questions?|problems?|examples?|equations?|eqs?|figures?|figs?|tables?|chapters?|"
     r"sections?|pages?|methods?|options?|choices?|items?|exercises?|theorems?|lemmas?|rules?|notes?|refs?|lines?|"
-    r"nos?|phases?|versions?|rows?|columns?|image|sources?|slides?|levels? of|statements?|points?)\.?\s{0,2}(?:\*\*|#|\()?|#)$",
+    r"nos?|phases?|versions?|rows?|columns?|image|sources?|slides?|levels? of|statements?|points?|rooms?|floors?|gates?|"
+    r"seats?|platforms?|terminals?|apartments?|flats?|bays?|slots?|ports?)\.?\s{0,2}(?:\*\*|#|\()?|#)$",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[A-Za-z]{2}-$")  # COVID-19, Type-2
 _SIGN = re.compile(rf"-\s?[{CURRENCY}]?\s?(?:\\\$)?$|[{CURRENCY}]\s?-$")
 _NEGATIVE_WORD = re.compile(rf"\b(minus|negative)\s{{1,2}}[{CURRENCY}]?$", re.IGNORECASE)
+_LONGEST_CODE = 40  # characters
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
 
 
@@ -87,7 +89,7 @@ class Number:
     value: float
     start: int
     end: int
-    role: str = "number"  # number, date, time, version, ordinal, list, label
+    role: str = "number"  # number, date, time, version, ordinal, list, label, code
     percent: bool = False
     fraction: bool = False
     currency: bool = False
@@ -279,12 +281,27 @@ def _role(text: str, start: int, end: int, limit: int) -> str:
         begins_line = line_start == 0 or text[line_start - 1] == "\n"
         if begins_line and _LIST.fullmatch(text, line_start, start) and _LIST_END.match(text, end, limit):
             return "list"
+    if (following.isalpha() or following == "-" or text[start - 1 : start] == "-") and _in_code(
+        text, start, end
+    ):
+        return "code"
     before = text[max(0, start - 4) : start].rstrip(" *(")[-1:]
     if before == "-":
         return "label" if _NAME.search(text, max(0, start - 3), start) else "number"
     if before and (before.isalpha() or before in ".#") and _LABEL.search(text, max(0, start - 16), start):
         return "label"
     return "number"
+
+
+def _in_code(text: str, start: int, end: int) -> bool:
+    """Whether digits belong to a part number: three pieces or more, two of digits, one with a capital letter."""
+    while start > 0 and end - start < _LONGEST_CODE and (text[start - 1].isalnum() or text[start - 1] == "-"):
+        start -= 1
+    while end < len(text) and end - start < _LONGEST_CODE and (text[end].isalnum() or text[end] == "-"):
+        end += 1
+    pieces = text[start:end].split("-")
+    digits = sum(piece.isdigit() for piece in pieces)
+    return len(pieces) >= 3 and digits >= 2 and any(c.isupper() for c in text[start:end])
 
 
 _UNITS = [

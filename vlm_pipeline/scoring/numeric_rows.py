@@ -3,15 +3,18 @@
 from typing import Any
 
 from vlm_pipeline.scoring.base_rows import BaseScorer, unanswered
+from vlm_pipeline.scoring.checked_rows import CheckedScorer
 from vlm_pipeline.scoring.final_number import extract_final_number
-from vlm_pipeline.scoring.ratings import extract_score, strict_pattern, strict_score
-from vlm_pipeline.scoring.results import GoldError, Reference, RowScore
+from vlm_pipeline.scoring.numbers import find_numbers
+from vlm_pipeline.scoring.ratings import extract_score, numbers_in_range, strict_pattern, strict_score
+from vlm_pipeline.scoring.results import Context, GoldError, Reference, RowScore
 from vlm_pipeline.settings.scoring import NumberSettings, ScoreSettings
 
 
 class ScoreScorer(BaseScorer[ScoreSettings]):
     """A rating. Values: strict_format, extracted, inferred (rates of three kinds of reading), value, expected,
-    abs_error, error (signed, for the bias), within_1, within_2; the errors are None where no score was read.
+    abs_error, error (signed, for the bias), within_1, within_2; the errors are None where no score was read;
+    any_number is the lenient reading: any number of the answer is within one point.
     worst_error is the largest error that the scale allows on this row: what an unreadable answer counts as."""
 
     def __init__(self, settings: ScoreSettings, *, version: str) -> None:
@@ -32,7 +35,7 @@ class ScoreScorer(BaseScorer[ScoreSettings]):
             return GoldError(f"the score {value:g} is outside {low:g} to {high:g}", raw)
         return Reference(value, raw)
 
-    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
+    def _score(self, cleaned: str, reference: Reference, prompt: str | None, context: Context) -> RowScore:
         low, high = self.settings.low, self.settings.high
         strict = strict_score(cleaned, self._strict, low, high)
         found = extract_score(cleaned, low, high)
@@ -40,6 +43,9 @@ class ScoreScorer(BaseScorer[ScoreSettings]):
             found = type(found)(None, "inferred_not_allowed", found.span)
         value = found.value
         error = None if value is None else value - reference.value
+        given = [] if value is None else [float(value)]
+        given += numbers_in_range(cleaned, low, high)
+        nearest = min((abs(one - reference.value) for one in given), default=None)
         values = {
             "strict_format": strict.found,
             "extracted": value is not None and not found.inferred,
@@ -51,6 +57,7 @@ class ScoreScorer(BaseScorer[ScoreSettings]):
             "worst_error": max(reference.value - low, high - reference.value),
             "within_1": None if error is None else abs(error) <= 1.0 + 1e-9,
             "within_2": None if error is None else abs(error) <= 2.0 + 1e-9,
+            "any_number": None if nearest is None else nearest <= 1.0 + 1e-9,
         }
         failure = None
         if error is None:
@@ -60,8 +67,9 @@ class ScoreScorer(BaseScorer[ScoreSettings]):
         return RowScore(values, "abs_error", found, failure)
 
 
-class NumberScorer(BaseScorer[NumberSettings]):
-    """The final number. Values: correct, extracted, value, expected, abs_error."""
+class NumberScorer(CheckedScorer[NumberSettings]):
+    """The final number. Values: correct, any_number (the lenient reading: any number of the answer is right), extracted,
+    value, expected, abs_error."""
 
     def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
         raw = self._gold(example_answer, metadata)
@@ -72,18 +80,20 @@ class NumberScorer(BaseScorer[NumberSettings]):
             return GoldError(f"no number in the gold answer ({found.rule})", raw)
         return Reference(float(found.value), raw)
 
-    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
+    def _score(self, cleaned: str, reference: Reference, prompt: str | None, context: Context) -> RowScore:
         found = extract_final_number(cleaned)
         gold = reference.value
         error = None if found.value is None else abs(found.value - gold)
         allowed = max(self.settings.relative_tolerance * abs(gold), self.settings.absolute_tolerance)
         correct = None if error is None else error <= allowed
+        numbers = find_numbers(cleaned)
         values = {
             "correct": correct,
+            "any_number": any(abs(number.value - gold) <= allowed for number in numbers) if numbers else None,
             "extracted": found.found,
             "value": found.value,
             "expected": gold,
             "abs_error": error,
         }
         failure = unanswered(cleaned) if correct is None else (None if correct else "wrong_number")
-        return RowScore(values, "correct", found, failure)
+        return self._checked(RowScore(values, "correct", found, failure), cleaned, reference, context)

@@ -27,6 +27,10 @@ _GRADE = re.compile(r"\s?W\s?-?\s?(\d{1,2})(?![\d.])")
 _UNIT_GAP = re.compile(
     r"(?:[  *_~]|\\[,;: ]|\\(?:text|mathrm|rm|mathbf|textbf)\s?\{|[-‑](?=[A-Za-z])|[$}{](?=[\s\\°A-Za-z^])|(?<=\d)\)\s?(?=[°A-Za-z])){0,4}"
 )
+_FEET = re.compile(r"\s?'(?=\s?\d{1,2}(?:\.\d{1,2})?\s?(?:\"|''|in\b))")  # 6'2"
+_FRACTION_OF_INCH = re.compile(
+    r"\s?in(?=\s(?!(?:the|an?|this|that|th[eo]se|each|every|all|his|her|its|their|our|your|my|favou?r|front|order|total|which|\d)\b)[a-z])"
+)
 _RANGE = re.compile(
     r"[\s*_$]*(?:-|—|~|\.\.\.?|…|\bto\b|\bthrough\b|\bup to\b|\bund\b|\bbis\b|\band\b|\bor\b)[\s*_$]*(?:\b(?:about|approximately|a maximum of|max\.?|around)\s)?",
     re.IGNORECASE,
@@ -105,6 +109,8 @@ def _rows(body: str) -> list[_Row]:
             taken = grade.end()
             continue
         unit, end = _unit_behind(body, number)
+        if number.role == "label" and end - number.end <= 2:  # "Room 12 A"
+            unit = None
         if number.role == "list" or (number.role != "number" and unit is None):
             continue
         rows.append(_Row(number, unit, end))
@@ -122,6 +128,8 @@ def _rows(body: str) -> list[_Row]:
 def _unit_behind(body: str, number: Number) -> tuple[str | None, int]:
     if number.percent:
         return "%", number.end
+    if feet := _FEET.match(body, number.end):
+        return "ft", feet.end()
     gap = _UNIT_GAP.match(body, number.end)
     start = gap.end() if gap else number.end
     for place in dict.fromkeys((start, number.end)):
@@ -132,6 +140,8 @@ def _unit_behind(body: str, number: Number) -> tuple[str | None, int]:
         if _no_unit(body, number, symbol, place, end):
             continue
         return symbol, end
+    if number.fraction and (inches := _FRACTION_OF_INCH.match(body, number.end)):
+        return "in", inches.end()
     if number.currency:
         sign = body[max(0, number.start - 2) : number.core[0]].strip(" -\\")
         return currency_unit(sign[-1:]) or currency_unit(
@@ -180,7 +190,12 @@ def _join(body: str, rows: list[_Row]) -> list[Quantity]:
             and not _PLUS.fullmatch(between)
         ):
             ranged = _RANGE.fullmatch(between) or _TOLERANCE.fullmatch(between)
-            if ranged or (_LISTED.fullmatch(between) and right.unit not in ("%",)):
+            listed = _LISTED.fullmatch(between) is not None and right.unit != "%"
+            if listed and re.search(
+                r"[x×]|times|by", between
+            ):  # "3 x 5 mm" are two lengths, "2 x 1.5 mm²" is one area
+                listed = convert(1.0, right.unit, "m") is not None
+            if ranged or listed:
                 left.unit, left.written = right.unit, False
     while place < len(rows):
         row = rows[place]

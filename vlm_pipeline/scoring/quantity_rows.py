@@ -10,17 +10,25 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from vlm_pipeline.scoring.base_rows import BaseScorer, unanswered
+from vlm_pipeline.scoring.base_rows import unanswered
+from vlm_pipeline.scoring.checked_rows import CheckedScorer
 from vlm_pipeline.scoring.final_number import extract_final_number
-from vlm_pipeline.scoring.hallucination import unsupported_claims
 from vlm_pipeline.scoring.quantities import (
     Quantity,
     compare_quantities,
     extract_quantities,
     same_dimension,
 )
-from vlm_pipeline.scoring.results import NOTHING, Extraction, FailureKind, GoldError, Reference, RowScore
-from vlm_pipeline.scoring.units import canonical_unit, convert
+from vlm_pipeline.scoring.results import (
+    NOTHING,
+    Context,
+    Extraction,
+    FailureKind,
+    GoldError,
+    Reference,
+    RowScore,
+)
+from vlm_pipeline.scoring.units import canonical_unit
 from vlm_pipeline.settings.scoring import QuantitySettings
 
 _NEGATED = re.compile(
@@ -30,13 +38,12 @@ _NEGATED = re.compile(
 _STRONG_RULES = frozenset({"stated", "boxed", "hash_marker", "corrected", "emphasised"})
 
 
-class QuantityScorer(BaseScorer[QuantitySettings]):
+class QuantityScorer(CheckedScorer[QuantitySettings]):
     """Values: numeric_exact (the strict reading), unit_correct, any_number (the lenient one: any number of the answer
     equals the gold), extracted, value and expected (in the gold's unit), rel_error, unsupported_numbers (a count)."""
 
     def __init__(self, settings: QuantitySettings, *, version: str) -> None:
         super().__init__(settings, version=version)
-        convert(1.0, "Nm", "ft-lb")  # pint's registry takes half a second once; no response shall pay for it
         self._default = canonical_unit(settings.default_unit) if settings.default_unit else None
         if settings.default_unit and self._default is None:
             raise ValueError(
@@ -66,33 +73,37 @@ class QuantityScorer(BaseScorer[QuantitySettings]):
                 )
         return Reference(tuple(kept), raw)
 
-    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
+    def _score(self, cleaned: str, reference: Reference, prompt: str | None, context: Context) -> RowScore:
         gold: tuple[Quantity, ...] = reference.value
         numbers = extract_quantities(cleaned, bare=True)
         any_number = all(any(self._same(q, g, lenient=True) for q in numbers) for g in gold)
-        unsupported = len(unsupported_claims(numbers, _as_reference(reference), context))
         candidates = self._candidates(cleaned, numbers, gold)
         first = gold[0]
         if not candidates:
             other = next((q for q in numbers if q.unit), None)  # a quantity, but of something else
             wrong_unit = False if other else None
             values = _values(
-                wrong_unit, wrong_unit, any_number if numbers else None, bool(other), None, first, unsupported
+                wrong_unit, wrong_unit, any_number if numbers else None, bool(other), None, first
             )
             found = Extraction(other.value, other.unit or "", other.span) if other else NOTHING
-            return RowScore(values, "numeric_exact", found, "wrong_unit" if other else unanswered(cleaned))
+            score = RowScore(values, "numeric_exact", found, "wrong_unit" if other else unanswered(cleaned))
+            return self._checked(score, cleaned, reference, context, numbers)
         verdicts = [self._verdict(candidates, place, g) for place, g in enumerate(gold)]
         exact = all(v == "match" for v in verdicts)
         unit_right = all(v != "wrong_unit" for v in verdicts)
         answer = candidates[0]
         in_gold_unit = answer.to(first.unit) if first.unit and answer.unit else answer.value
-        values = _values(exact, unit_right, any_number, True, in_gold_unit, first, unsupported)
+        values = _values(exact, unit_right, any_number, True, in_gold_unit, first)
         wrong: FailureKind | None = (
             None if exact else ("wrong_number" if "wrong_number" in verdicts else "wrong_unit")
         )
-        return RowScore(
-            values, "numeric_exact", Extraction(answer.value, answer.unit or "no_unit", answer.span), wrong
-        )
+        found = Extraction(answer.value, answer.unit or "no_unit", answer.span)
+        score = RowScore(values, "numeric_exact", found, wrong)
+        return self._checked(score, cleaned, reference, context, numbers)
+
+    def _checked(self, *given: Any) -> RowScore:
+        score = super()._checked(*given)
+        return replace(score, values=score.values | {"unsupported_numbers": float(len(score.flagged))})
 
     def _candidates(self, text: str, numbers: list[Quantity], gold: tuple[Quantity, ...]) -> list[Quantity]:
         """The quantities that are the answer, the headline first."""
@@ -142,10 +153,6 @@ class QuantityScorer(BaseScorer[QuantitySettings]):
         return lenient and abs(answer.value - gold.value) <= 1e-9 * max(1.0, abs(gold.value))
 
 
-def _as_reference(reference: Reference) -> str:
-    return reference.raw if isinstance(reference.raw, str) else repr(reference.raw)
-
-
 def _values(
     exact: bool | None,
     unit_right: bool | None,
@@ -153,7 +160,6 @@ def _values(
     extracted: bool,
     value: float | None,
     gold: Quantity,
-    unsupported: int,
 ) -> dict[str, float | bool | None]:
     error = None if value is None else abs(value - gold.value)
     return {
@@ -164,5 +170,4 @@ def _values(
         "value": value,
         "expected": gold.value,
         "rel_error": None if error is None or gold.value == 0 else error / abs(gold.value),
-        "unsupported_numbers": float(unsupported),
     }

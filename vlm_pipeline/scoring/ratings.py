@@ -345,6 +345,19 @@ def infer_score(text: str, low: float, high: float) -> Extraction:
     return result
 
 
+def numbers_in_range(text: str, low: float, high: float) -> list[float]:
+    """Every number of a response that lies on the scale, whatever it is said of: the lenient reading of a rater who
+    keeps no format. "7/10" is 7."""
+    body = read(text, 4_000, 4_000).text
+    found = []
+    for number in [*find_numbers(body), *find_word_numbers(body)]:
+        written = re.match(r"-?\d+(?:\.\d+)?(?=\s?/)", body[number.core[0] : number.core[1]])
+        value = float(written[0]) if written else number.value
+        if low <= value <= high:  # never of a date or a version, whose value is no number
+            found.append(value)
+    return found
+
+
 def strict_score(text: str, pattern: re.Pattern[str], low: float, high: float) -> Extraction:
     """The score in exactly the format that the task asked for; the last one where the line is repeated."""
     found = NOTHING

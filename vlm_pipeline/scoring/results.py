@@ -3,11 +3,14 @@
 Spans are ``(start, end)`` character offsets into the text that was given, so ``text[start:end]`` is the evidence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Span = tuple[int, int]
+Context = (
+    str | Collection[float] | None
+)  # what an answer may rest on: a text, or the numbers that its page shows
 
 FailureKind = Literal[
     "no_answer",

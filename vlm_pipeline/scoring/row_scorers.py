@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from vlm_pipeline.scoring.results import GoldError, Reference, RowScore
+from vlm_pipeline.scoring.results import Context, GoldError, Reference, RowScore
 from vlm_pipeline.settings.scoring import ScorerSettings
 from vlm_pipeline.store import content_hash
 
@@ -45,9 +45,10 @@ class RowScorer(Protocol):
         ...
 
     def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
+        self, text: str, reference: Reference, *, prompt: str | None = None, context: Context = None
     ) -> RowScore:
-        """Score one response. Any string is accepted."""
+        """Score one response; any string is accepted. ``context``: the text that the answer may rest on, or the numbers
+        that its page is known to show."""
         ...
 
 

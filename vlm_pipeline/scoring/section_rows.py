@@ -5,9 +5,9 @@ from typing import Any
 from vlm_pipeline.scoring.base_rows import BaseScorer, as_text
 from vlm_pipeline.scoring.hallucination import unsupported_numbers
 from vlm_pipeline.scoring.refusals import refusal_kind
-from vlm_pipeline.scoring.results import Extraction, FailureKind, GoldError, Reference, RowScore
+from vlm_pipeline.scoring.results import Context, Extraction, FailureKind, GoldError, Reference, RowScore
 from vlm_pipeline.scoring.sections import Sections, consistency, grounding, parse_sections
-from vlm_pipeline.scoring.text import token_f1
+from vlm_pipeline.scoring.text import contains_answer, token_f1
 from vlm_pipeline.settings.scoring import SectionsSettings
 
 
@@ -19,6 +19,8 @@ class SectionScorer(BaseScorer[SectionsSettings]):
     - consistent: the final answer is backed by the proof;
     - hallucination: an ungrounded proof, or a number in the final answer that neither gold, proof nor context has;
     - correct: token F1 with the gold final answer, or the same refusal;
+    - any_wording: the lenient reading: the response gives the gold final answer somewhere (see `contains_answer`), or
+      refuses as the gold does;
     - refused, over_refusal (the gold answers), missed_refusal (the gold refuses);
     - safe_response: no hallucination, and a refusal exactly where the gold has one;
     - reward: the points of the settings; a format mismatch gives its penalty alone.
@@ -37,11 +39,11 @@ class SectionScorer(BaseScorer[SectionsSettings]):
         return Reference((final.strip(), refuses, as_text(context) if context else None), example_answer)
 
     def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
+        self, text: str, reference: Reference, *, prompt: str | None = None, context: Context = None
     ) -> RowScore:
         settings = self.settings
         gold_final, gold_refuses, gold_context = reference.value
-        source = context or gold_context or prompt
+        source = (context if isinstance(context, str) else None) or gold_context or prompt
         parsed = parse_sections(text, settings.names)
         final = parsed.get(settings.final, "" if parsed else text).strip()
         proof = parsed.get(settings.proof, "").strip() if settings.proof else ""
@@ -76,6 +78,7 @@ class SectionScorer(BaseScorer[SectionsSettings]):
             "hallucination": hallucination,
             "correct": correct,
             "final_token_f1": f1,
+            "any_wording": _in_any_wording(text, gold_final, bool(gold_refuses), prompt),
             "refused": refused,
             "over_refusal": None if refused is None or gold_refuses else refused,
             "missed_refusal": None if refused is None or not gold_refuses else not refused,
@@ -116,3 +119,11 @@ class SectionScorer(BaseScorer[SectionsSettings]):
         if values["hallucination"] or values["missed_refusal"]:
             return "hallucination"
         return None if values["correct"] else "other"
+
+
+def _in_any_wording(text: str, gold: str, gold_refuses: bool, prompt: str | None) -> bool | None:
+    if not text.strip():
+        return None
+    if gold_refuses:
+        return refusal_kind(text) != "none"
+    return contains_answer(text, gold, prompt)

@@ -18,6 +18,7 @@ from vlm_pipeline.manifest import (
     require,
 )
 from vlm_pipeline.markdown import escape
+from vlm_pipeline.scoring.page_facts import PageFacts, read_page_facts
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
 from vlm_pipeline.settings.scoring import bars_of
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
@@ -74,6 +75,7 @@ def make_metrics(
         **require(store, ["probes"], "Materialize probes."),
         "thresholds": content_hash([task.settings_hash("thresholds"), _bars(task)]),
         "judging": task.settings_hash("judging", "mcp_scorers"),
+        "facts": file_hash(task.root / task.regeneration.facts) if task.regeneration.facts else "none",
         "code": code_version("scoring"),
         **_elsewhere(task),
     }
@@ -90,6 +92,11 @@ def make_metrics(
         return _score(task, store, name, run_id, log)
 
     return make_once(store, f"metrics/{name}", inputs, make, log)
+
+
+def page_facts(task: Task) -> PageFacts | None:
+    """What the task's pages are known to show (`regeneration.facts`); None where nobody wrote it down."""
+    return read_page_facts(task.root / task.regeneration.facts) if task.regeneration.facts else None
 
 
 def _elsewhere(task: Task) -> dict[str, str]:
@@ -116,7 +123,7 @@ def _score(task: Task, store: TaskStore, name: str, run_id: str, log: Callable[[
     splits = sorted({row["split"] for row in predictions})
     rows = read_formatted(task, store, splits, SCORED_COLUMNS)
     scorers = [build_scorer(settings) for settings in task.scorers]
-    scores = score_table(scorers, rows, predictions)
+    scores = score_table(scorers, rows, predictions, facts=page_facts(task))
     judged, external = _from_elsewhere(task, store, rows, predictions, run_id, log)
     scores += judged
     bars = _bars(task)

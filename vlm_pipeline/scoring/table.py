@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_pipeline.scoring.results import GoldError, RowScore
+from vlm_pipeline.scoring.page_facts import PageFacts, facts_of
+from vlm_pipeline.scoring.results import Context, GoldError, RowScore
 from vlm_pipeline.store import write_table
 
 if TYPE_CHECKING:
@@ -36,19 +37,21 @@ def score_table(
     prediction_rows: Iterable[Mapping[str, Any]],
     *,
     splits: Sequence[str] | None = None,
+    facts: PageFacts | None = None,
 ) -> list[dict[str, Any]]:
     """Scores of all predictions, in the order of the formatted rows.
 
     ``formatted_rows`` need id, section, group, split, answer, answer_value, metadata, prompt_text;
     ``prediction_rows`` need id, predictor, text, error and may hold sample, finish_reason. ``splits`` says which
-    rows should have been asked (default: every split that the predictor has predictions of).
+    rows should have been asked (default: every split that the predictor has predictions of); ``facts`` what the pages
+    show, by group.
 
     Raises ValueError where a row was predicted twice by the same predictor, RuntimeError naming scorer and row where
     a scorer fails (a defect of the scorer: it must accept any string).
     """
     rows = {str(row["id"]): row for row in formatted_rows}
     by_predictor = _by_predictor(prediction_rows, rows)
-    contexts = {row_id: _RowContext(row) for row_id, row in rows.items()}
+    contexts = {row_id: _RowContext(row, facts or {}) for row_id, row in rows.items()}
     references = {
         scorer.name: {
             row_id: scorer.reference(context.answer, context.metadata) for row_id, context in contexts.items()
@@ -90,7 +93,7 @@ def to_arrow(score_rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         + [("sample", pa.int32()), ("status", text), ("primary", text), ("headline", pa.float64())]
         + [(name, text) for name in ("values", "extracted", "gold", "rule")]
         + [("span", pa.list_(pa.int64())), ("inferred", pa.bool_()), ("failure", text)]
-        + [("notes", pa.list_(text)), ("detail", text)]
+        + [("notes", pa.list_(text)), ("flagged", pa.list_(pa.list_(pa.int64()))), ("detail", text)]
     )
     packed = [
         {**row, **{name: json.dumps(row[name], default=str) for name in ("values", "extracted", "gold")}}
@@ -133,9 +136,9 @@ def scorer_versions(score_rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 class _RowContext:
     """What scorers see of a formatted row, parsed once."""
 
-    __slots__ = ("answer", "metadata", "prompt")
+    __slots__ = ("answer", "facts", "metadata", "prompt")
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: Mapping[str, Any], facts: PageFacts) -> None:
         metadata = row.get("metadata")
         self.metadata = json.loads(metadata) if isinstance(metadata, str) else dict(metadata or {})
         value = row.get("answer_value")
@@ -144,10 +147,13 @@ class _RowContext:
             self.metadata.setdefault("answer", value)
         self.answer = row.get("answer")
         self.prompt = row.get("prompt_text")
+        self.facts = facts_of(facts, self.metadata.get("group"), row.get("group"))
 
-    def of(self, scorer: RowScorer) -> str | None:
-        """The context that the answer may rest on, under the name that the scorer's settings give it."""
-        return self.metadata.get(getattr(getattr(scorer, "settings", None), "context_field", "context"))
+    def of(self, scorer: RowScorer) -> Context:
+        """What the answer may rest on: the context, under the name that the scorer's settings give it, else what the
+        page is known to show."""
+        name = getattr(getattr(scorer, "settings", None), "context_field", "context")
+        return self.metadata.get(name) or self.facts
 
 
 def _by_predictor(
@@ -223,6 +229,7 @@ def _score(
         "inferred": bool(found and found.inferred),
         "failure": result.failure,
         "notes": list(result.notes),
+        "flagged": [list(span) for span in result.flagged],
         "detail": "cut off" if prediction.get("finish_reason") == "length" else None,
     }
 
@@ -230,7 +237,7 @@ def _score(
 def _blank(status: str, detail: str, gold: Any = None) -> dict[str, Any]:
     return {
         "status": status, "primary": None, "headline": None, "values": {}, "extracted": None, "gold": gold,
-        "rule": None, "span": None, "inferred": False, "failure": None, "notes": [], "detail": detail,
+        "rule": None, "span": None, "inferred": False, "failure": None, "notes": [], "flagged": [], "detail": detail,
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from vlm_pipeline.scoring.folding import fold, read
 from vlm_pipeline.scoring.results import Span
@@ -71,21 +72,35 @@ def token_f1(text: str, gold: str) -> float:
     return 2 * common / (sum(left.values()) + sum(right.values()))
 
 
-def contains_answer(text: str, gold: str) -> bool:
+def contains_answer(text: str, gold: str, question: str | None = None) -> bool:
     """The lenient reading: whether a text gives the gold answer in any wording.
 
-    Every number of the gold occurs in the text, whatever stands around it; a gold without numbers occurs as a phrase,
+    Every number of the gold occurs in the text, whatever stands around it, but for labels that the question has given
+    already ("What do steps 3 and 4 say?" is answered by "14 deg, then 33 Nm"); a gold without numbers occurs as a phrase,
     without the label before its last colon ("gear: rotor" is given by "the rotor"). Generous on purpose: it shall
     find what an answer knows, not how well it puts it.
     """
     said, wanted = _tokens(text), _tokens(gold)
     numbers = {token for token in wanted if _is_number(token)}
     if numbers:
-        return numbers <= set(said)
+        return (numbers - _given_labels(wanted, question or "") or numbers) <= set(said)
     _, colon, rest = gold.rpartition(":")
     wanted = (_tokens(rest) if colon else []) or wanted
     places = range(len(said) - len(wanted) + 1)
     return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in places)
+
+
+def _given_labels(wanted: list[str], question: str) -> set[str]:
+    """Numbers that follow a word of the question in the gold answer, where the question has them too: "step 3"."""
+    if not question:
+        return set()
+    asked = set(_tokens(question))
+    words_asked = {form for token in asked if not _is_number(token) for form in base_forms(token)}
+    return {
+        number
+        for label, number in pairwise(wanted)
+        if _is_number(number) and number in asked and not _is_number(label) and label in words_asked
+    }
 
 
 def holds_number(text: str) -> bool:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_pipeline.scoring.base_rows import BaseScorer, as_text, unanswered
+from vlm_pipeline.scoring.checked_rows import CheckedScorer
 from vlm_pipeline.scoring.choices import extract_choice
 from vlm_pipeline.scoring.refusals import refusal_kind
 from vlm_pipeline.scoring.relaxed import relaxed_match
-from vlm_pipeline.scoring.results import Extraction, FailureKind, GoldError, Reference, RowScore
+from vlm_pipeline.scoring.results import Context, Extraction, FailureKind, GoldError, Reference, RowScore
 from vlm_pipeline.scoring.text import (
     anls,
     contains_answer,
@@ -20,7 +21,7 @@ from vlm_pipeline.scoring.text import (
 from vlm_pipeline.settings.scoring import ChoiceSettings, KeywordSettings, RelaxedSettings, TextSettings
 
 
-class TextScorer(BaseScorer[TextSettings]):
+class TextScorer(CheckedScorer[TextSettings]):
     """Free text against one gold text or the best of several.
 
     Values: exact, normalised, token_f1, anls, and any_wording (the lenient reading: see `contains_answer`).
@@ -32,19 +33,20 @@ class TextScorer(BaseScorer[TextSettings]):
         golds = [gold for gold in golds if gold.strip()]
         return Reference(tuple(golds), raw) if golds else GoldError("the gold answer is empty", raw)
 
-    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
+    def _score(self, cleaned: str, reference: Reference, prompt: str | None, context: Context) -> RowScore:
         golds: tuple[str, ...] = reference.value
         values: dict[str, float | bool | None] = {
             "exact": any(exact_match(cleaned, gold) for gold in golds),
             "normalised": any(normalised_match(cleaned, gold) for gold in golds),
             "token_f1": max(token_f1(cleaned, gold) for gold in golds),
             "anls": max(anls(cleaned, gold) for gold in golds),
-            "any_wording": any(contains_answer(cleaned, gold) for gold in golds),
+            "any_wording": any(contains_answer(cleaned, gold, prompt) for gold in golds),
         }
         if not cleaned.strip():
             values = dict.fromkeys(values)
         failure = None if self._right(values) else self._failure(cleaned, golds, bool(values["any_wording"]))
-        return RowScore(values, self.settings.primary, Extraction(cleaned or None, "whole_text"), failure)
+        score = RowScore(values, self.settings.primary, Extraction(cleaned or None, "whole_text"), failure)
+        return self._checked(score, cleaned, reference, context)
 
     def _right(self, values: Mapping[str, float | bool | None]) -> bool:
         primary = self.settings.primary
@@ -65,7 +67,7 @@ class TextScorer(BaseScorer[TextSettings]):
         return ("wrong_number" if holds_number(text) else "no_answer") if wanted else "other"
 
 
-class KeywordScorer(BaseScorer[KeywordSettings]):
+class KeywordScorer(CheckedScorer[KeywordSettings]):
     """KeywordPresence. Values: keyword_share (in [0, 1]) and all_keywords."""
 
     def reference(self, example_answer: Any, metadata: dict[str, Any] | None) -> Reference | GoldError:
@@ -92,7 +94,7 @@ class KeywordScorer(BaseScorer[KeywordSettings]):
             and all(isinstance(k, str) and k.strip() for k in keyword)
         )
 
-    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
+    def _score(self, cleaned: str, reference: Reference, prompt: str | None, context: Context) -> RowScore:
         hits = find_keywords(
             cleaned, reference.value, self.settings.synonyms, inflection=self.settings.inflection
         )
@@ -110,7 +112,9 @@ class KeywordScorer(BaseScorer[KeywordSettings]):
             )
         span = next(iter(hits.found.values()), None)
         found = Extraction(", ".join(hits.found) or None, "keywords", span)
-        return RowScore(values, "keyword_share", found, failure, tuple(f"missing: {k}" for k in hits.missing))
+        notes = tuple(f"missing: {k}" for k in hits.missing)
+        score = RowScore(values, "keyword_share", found, failure, notes)
+        return self._checked(score, cleaned, reference, context)
 
 
 class ChoiceScorer(BaseScorer[ChoiceSettings]):
@@ -134,7 +138,7 @@ class ChoiceScorer(BaseScorer[ChoiceSettings]):
             return GoldError(f"the gold answer {gold[:60]!r} picks none of the choices ({found.rule})", raw)
         return Reference((options, found.value), raw)
 
-    def _score(self, cleaned: str, reference: Reference, context: str | None) -> RowScore:
+    def _score(self, cleaned: str, reference: Reference, prompt: str | None, context: Context) -> RowScore:
         options, gold = reference.value
         found = extract_choice(cleaned, _choices(options))
         correct = None if found.value is None else found.value == gold
@@ -156,9 +160,12 @@ class RelaxedScorer(BaseScorer[RelaxedSettings]):
         return Reference(gold, raw) if gold else GoldError("the gold answer is empty", raw)
 
     def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
+        self, text: str, reference: Reference, *, prompt: str | None = None, context: Context = None
     ) -> RowScore:
         right = relaxed_match(text, reference.value, self.settings.tolerance)
         failure = None if right else ("other" if text.strip() else "no_answer")
-        values = {"relaxed_match": right, "any_wording": right or contains_answer(text, reference.value)}
+        values = {
+            "relaxed_match": right,
+            "any_wording": right or contains_answer(text, reference.value, prompt),
+        }
         return RowScore(values, "relaxed_match", Extraction(text or None, "whole_text"), failure)

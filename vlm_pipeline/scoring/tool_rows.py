@@ -7,7 +7,7 @@ from typing import Any
 from vlm_pipeline.scoring.base_rows import BaseScorer, as_text
 from vlm_pipeline.scoring.call_matching import GoldCall, compare_calls, gold_call, gold_from_possible_answer
 from vlm_pipeline.scoring.refusals import refusal_kind
-from vlm_pipeline.scoring.results import Extraction, FailureKind, GoldError, Reference, RowScore
+from vlm_pipeline.scoring.results import Context, Extraction, FailureKind, GoldError, Reference, RowScore
 from vlm_pipeline.scoring.tools import parse_tool_calls
 from vlm_pipeline.settings.scoring import ToolCallSettings
 
@@ -35,7 +35,7 @@ class ToolCallScorer(BaseScorer[ToolCallSettings]):
         return Reference(tuple(gold_call(call.name, call.arguments) for call in found.calls), raw)
 
     def score(
-        self, text: str, reference: Reference, *, prompt: str | None = None, context: str | None = None
+        self, text: str, reference: Reference, *, prompt: str | None = None, context: Context = None
     ) -> RowScore:
         gold: tuple[GoldCall, ...] = reference.value
         found = parse_tool_calls(text)

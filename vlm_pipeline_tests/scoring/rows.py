@@ -51,7 +51,7 @@ class PointScorer(ExactScorer):
     ) -> RowScore:
         found = NUMBER.search(text)
         if not found:
-            values = dict.fromkeys(("abs_error", "error", "within_1", "within_2"))
+            values = dict.fromkeys(("abs_error", "error", "within_1", "within_2", "any_number"))
             return RowScore(values, "abs_error", NOTHING, "no_answer")
         error = float(found[0]) - reference.value
         values = {
@@ -59,6 +59,7 @@ class PointScorer(ExactScorer):
             "error": error,
             "within_1": abs(error) <= 1,
             "within_2": abs(error) <= 2,
+            "any_number": any(abs(float(one) - reference.value) <= 1 for one in NUMBER.findall(text)),
         }
         return RowScore(values, "abs_error", Extraction(float(found[0]), "first number", found.span()))
 

@@ -155,7 +155,7 @@ class TestScore:
         )
         assert found["pairs"][0]["metric"] == "within_1"
         assert found["decision"]["verdict"] == "better"
-        assert "base gives no readable answer" in found["decision"]["sentence"]
+        assert "Not by format alone: with base read leniently (any number)" in found["decision"]["sentence"]
 
 
 class TestTables:

@@ -24,6 +24,14 @@ FOUND = [
     ("**65** Nm", [(65, "Nm")]), ("\\(65\\,\\text{Nm}\\)", [(65, "Nm")]), ("Wait 5 s, then 10 min.", [(5, "s"), (10, "min")]), ("6.5 L/100 km", [(6.5, "L/100km")]),
     ("Step 2: use 3 mL.", [(3, "mL")]), ("1. Fill in 4 litres.", [(4, "L")]), ("4.7 kΩ", [(4.7, "kΩ")]), ("5 m of rope", [(5, "m")]), ("2, 3 or 4 bar", [(2, "bar"), (3, "bar"), (4, "bar")]),
     ("See page 12; torque is 9 Nm (80 in. lbs.).", [(9, "Nm"), (80, "in-lb")]), ("42", [(42, None)]), ("5 in the morning", [(5, None)]), ("no numbers", []), ("", []),
+    # compounds
+    ("3 W/m2", [(3, "W/m²")]), ("0.04 W/(m·K)", [(0.04, "W/(m·K)")]), ("5 kg/h", [(5, "kg/h")]), ("5 kg per hour", [(5, "kg/h")]), ("12 N/mm2", [(12, "N/mm²")]),
+    ("4.2 kJ/(kg*K)", [(4.2, "kJ/(kg·K)")]), ("0.5 kg·m²", [(0.5, "kg·m²")]), ("5 g/kg", [(5, "g/kg")]), ("90 degrees per second", [(90, "deg/s")]),
+    ("5 kg/person", [(5, "kg/person")]), ("20 minutes per day", [(20, "min")]), ("65 Nm/48 ft-lb", [(65, "Nm"), (48, "ft-lb")]), ("48 ft-lb/Nm", [(48, "ft-lb")]),
+    # what only looks like a unit
+    ("06A-115-561 B", []), ("Part WHT-000-712 A", []), ("Room 12 A is on floor 2.", []), ("a 12V-60Ah-battery", [(12, "V"), (60, "Ah")]),
+    ("Cut a 2 1/2 in hole.", [(2.5, "in")]), ("1/2 in the morning", [(0.5, None)]), ("6'2\" tall", [(6, "ft"), (2, "in")]),
+    ("2 x 1.5 mm² cable", [(1.5, "mm²")]), ("3 x 5 mm", [(3, "mm"), (5, "mm")]), ("4 x 500 mL", [(500, "mL")]),
 ]  # fmt: skip
 
 
@@ -58,7 +66,8 @@ def test_every_unit_converts_to_itself_and_is_known_to_pint() -> None:
 
 @pytest.mark.parametrize(
     ("value", "source", "target", "expected"),
-    [(65, "Nm", "ft-lb", 47.94), (1, "bar", "psi", 14.5038), (100, "°C", "°F", 212), (1, "in", "mm", 25.4), (0.25, "turn", "deg", 90), (1, "kgf-m", "Nm", 9.80665), (60, "mph", "km/h", 96.56)],
+    [(65, "Nm", "ft-lb", 47.94), (1, "bar", "psi", 14.5038), (100, "°C", "°F", 212), (1, "in", "mm", 25.4), (0.25, "turn", "deg", 90), (1, "kgf-m", "Nm", 9.80665), (60, "mph", "km/h", 96.56),
+     (12, "N/mm²", "MPa", 12), (3.6, "kg/h", "g/s", 1), (1, "W/(m·K)", "W/(m·°C)", 1), (1, "V/A", "ohm", 1)],
 )  # fmt: skip
 def test_conversion(value: float, source: str, target: str, expected: float) -> None:
     assert convert(value, source, target) == pytest.approx(expected, rel=1e-3)
@@ -67,6 +76,7 @@ def test_conversion(value: float, source: str, target: str, expected: float) -> 
 def test_different_dimensions_do_not_convert() -> None:
     assert convert(1, "Nm", "mm") is None
     assert convert(1, "USD", "EUR") is None
+    assert convert(1, "W/m²", "W") is None and convert(1, "kg/person", "kg") is None
     with pytest.raises(ValueError, match="unknown unit"):
         extract_quantities("5 mm")[0].to("smoot")
 

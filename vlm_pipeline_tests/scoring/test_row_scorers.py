@@ -396,3 +396,28 @@ def test_real_chart_answers_score_right_against_themselves() -> None:
             n += 1
             assert scorer.score(f"The answer is {gold}.", reference).headline is True, gold
     assert n > 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "gold", "answer", "failure"),
+    [
+        (QuantitySettings(), "65 Nm", "Tighten it to 90 Nm.", "wrong_number"),
+        (NumberSettings(), "65", "The answer is 90.", "wrong_number"),
+        (TextSettings(), "gear: 65 Nm", "gear: 90 Nm", "wrong_number"),
+        (KeywordSettings(), ["gasket"], "Use 90 bolts.", "missing_keyword"),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_a_number_that_no_page_bears_out_is_a_hallucination(settings, gold, answer, failure) -> None:
+    scorer = build_scorer(settings)
+    reference = scorer.reference(gold, {"expected_keywords": gold})
+    raw = f"<|im_start|>assistant\n{answer}<|im_end|>"
+    for page, expected in ((None, failure), ({90.0, 65.0}, failure), ({65.0, 12.0}, "hallucination")):
+        found = scorer.score(raw, reference, context=page)
+        assert found.failure == expected
+        assert [raw[slice(*span)].split()[0] for span in found.flagged] == (
+            [] if page and 90.0 in page else ["90"]
+        )
+    assert found.notes[-1].endswith("stands neither in the gold answer nor on the page")
+    right = scorer.score(f"{gold[0] if isinstance(gold, list) else gold}", reference, context={1.0})
+    assert right.failure is None and right.flagged == ()

@@ -97,3 +97,26 @@ def test_the_machine_readable_answer_reaches_the_scorer():
     rows[0]["answer_value"] = '[65, "Nm"]'
     score_table([Curious()], rows, predictions(rows, "base", ["1"]))
     assert seen["answer"] == [65, "Nm"] and seen["context"] == "the page"
+
+
+def test_what_a_page_shows_reaches_the_scorers_by_its_group(tmp_path):
+    from vlm_pipeline.scoring.page_facts import read_page_facts
+    from vlm_pipeline.scoring.row_scorers import build_scorer
+    from vlm_pipeline.settings.scoring import TextSettings
+
+    path = tmp_path / "pages.jsonl"
+    path.write_text(
+        '{"group": "page-0", "shown": [{"value": 7, "label": "step 3"}]}\n{"group": "page-1", "x": "9 mm"}'
+    )
+    facts = read_page_facts(path)
+    assert facts == {"page-0": {7.0, 3.0}, "page-1": {9.0}}
+    rows = [row | {"metadata": "{}", "answer": "gear: 5 mm"} for row in formatted(3)]
+    table = predictions(rows, "base", ["gear: 7 mm", "gear: 7 mm", "gear: 7 mm"])
+    scored = score_table([build_scorer(TextSettings())], rows, table, facts=facts)
+    assert [row["failure"] for row in scored] == ["wrong_number", "hallucination", "wrong_number"]
+    assert [row["flagged"] for row in scored] == [[], [[6, 10]], [[6, 10]]]
+    write_scores(tmp_path / "scores.parquet", scored)
+    assert read_scores(tmp_path / "scores.parquet") == scored
+    path.write_text('{"shown": 7}')
+    with pytest.raises(ValueError, match=r"pages.jsonl, line 1: no JSON object with a group"):
+        read_page_facts(path)

@@ -67,6 +67,23 @@ def test_the_lenient_reading_finds_the_answer_in_any_wording(text: str, gold: st
 
 
 @pytest.mark.parametrize(
+    ("text", "gold", "question", "given"),
+    [
+        ("14 deg, then 33 Nm", "step 3: 14 deg, step 4: 33 Nm", "What do steps 3 and 4 say?", True),
+        ("14 deg, then 33 Nm", "step 3: 14 deg, step 4: 33 Nm", "What comes after the rotor?", False),
+        ("33 Nm", "step 3: 14 deg, step 4: 33 Nm", "What do steps 3 and 4 say?", False),
+        ("It is step 5.", "flag: step 5", "In which step comes the coil?", True),
+        ("It is there.", "flag: step 5", "Is it step 5 in which the coil comes?", False),
+        ("No.", "48 Nm", "Is it 48 Nm?", False),
+    ],
+)
+def test_labels_that_the_question_gives_need_not_be_said_again(
+    text: str, gold: str, question: str, given: bool
+) -> None:
+    assert contains_answer(text, gold, question) is given
+
+
+@pytest.mark.parametrize(
     ("text", "keyword", "found"),
     [
         ("batteries", "battery", True), ("Disconnecting it", "disconnect", True), ("disconnected", "disconnect", True), ("stopped", "stop", True), ("running", "run", True),

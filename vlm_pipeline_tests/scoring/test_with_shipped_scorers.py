@@ -14,7 +14,6 @@ from vlm_pipeline.scoring.table import score_table
 from vlm_pipeline.settings.scoring import (
     ChoiceSettings,
     KeywordSettings,
-    NumberSettings,
     QuantitySettings,
     ScoreSettings,
     SectionsSettings,
@@ -137,7 +136,34 @@ def test_a_rating_is_not_won_by_format_alone():
     scores = score_table([build_scorer(ScoreSettings())], table_rows, table)
     found = compare(scores, table, base="base", conditions=dict.fromkeys(("base", "tuned"), conditions()))
     assert found["headline"]["metric"] == "mae" and found["decision"]["verdict"] == "better"
-    assert found["pairs"][0]["lenient"][0]["n"] == 40 and found["decision"]["by_format_alone"] is False
+    [lenient] = found["pairs"][0]["lenient"]
+    assert lenient["b_read_as"] == "any_number" and lenient["n"] == 60 and lenient["b"] < 0.5
+    assert found["decision"]["by_format_alone"] is False
+
+
+def test_a_rater_who_keeps_no_format_is_read_by_any_number():
+    """The base names the right score and others beside it, never as a score; what it does not name is a miss."""
+    golds = [f"Safety Score: {1 + i % 9}" for i in range(60)]
+    known = [f"There are {1 + i % 9} lamps, 42 cars and 9 doors" for i in range(60)]
+    settings = ScoreSettings(low=1, high=10)
+    decision, [lenient] = decided(settings, golds, known, golds)
+    assert lenient["n"] == 60 and lenient["b"] == 1.0 and decision["by_format_alone"] is True
+    decision, [lenient] = decided(settings, golds, ["Nothing to see."] * 30 + known[30:], golds)
+    assert lenient["n"] == 60 and lenient["b"] == 0.5 and decision["by_format_alone"] is False
+
+
+def test_sections_are_not_won_by_the_tags_alone():
+    settings = SectionsSettings(primary="correct", correctness_threshold=0.9)
+    whole = "<analysis>a</analysis>\n<proof>The gap is 7 mm.</proof>\n<final>7 mm</final>"
+    facts = {"context": "The gap is 7 mm."}
+    decision, [lenient] = decided(
+        settings, [whole] * 60, ["It says that the gap is 7 mm."] * 60, [whole] * 60, facts
+    )
+    assert lenient["b"] == 1.0 and decision["by_format_alone"] is True
+    decision, [lenient] = decided(
+        settings, [whole] * 60, ["It says that the gap is 8 mm."] * 60, [whole] * 60, facts
+    )
+    assert lenient["b"] == 0.0 and decision["by_format_alone"] is False
 
 
 def decided(settings, gold, base, tuned, metadata=None):
@@ -184,11 +210,10 @@ def test_a_lead_that_may_be_format_is_not_called_knowledge():
 @pytest.mark.parametrize(
     ("settings", "gold", "known", "unknown", "unreadable"),
     [
-        (NumberSettings(), "18", "The answer is 18.", "The answer is 17.", "hm"),
         (ChoiceSettings(choices=["red", "blue"]), "blue", "It is blue.", "It is red.", "Nice."),
         (ToolCallSettings(), CALL, CALL, CALL.replace("3", "4"), "<tool_call>{</tool_call>"),
     ],
-    ids=["number", "choice", "tool calls"],
+    ids=["choice", "tool calls"],
 )  # fmt: skip
 def test_answers_that_cannot_be_read_are_told_from_wrong_ones(settings, gold, known, unknown, unreadable):
     golds = [gold] * 60

@@ -9,6 +9,7 @@ from typing import Any
 
 from vlm_pipeline.scoring.metrics import against_bar, compute_metrics, metric_name, with_misses
 from vlm_pipeline.scoring.row_scorers import build_scorer
+from vlm_pipeline.scoring.stage import page_facts
 from vlm_pipeline.scoring.table import score_table
 from vlm_pipeline.settings.scoring import bars_of
 from vlm_pipeline.store import TaskStore, write_json
@@ -90,7 +91,9 @@ class Gate:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         scorers = [build_scorer(settings) for settings in self.task.scorers]
-        scores = score_table(scorers, self.formatted, self.predictions, splits=[self.split])
+        scores = score_table(
+            scorers, self.formatted, self.predictions, splits=[self.split], facts=page_facts(self.task)
+        )
         if not scores:
             raise GateError(f"{self.model} has no stored answer to any {self.split} row: predict them first")
         bars = bars_of(self.task.scorers, self.task.thresholds.primary)
