@@ -224,28 +224,40 @@ class UnusableTask:
 
 
 def load_tasks(variable: str | None = None) -> tuple[list[Task], list[UnusableTask]]:
-    """All tasks below the folders that VLM_PIPELINE_TASKS names, and those that cannot be used.
+    """All tasks below the folders that VLM_PIPELINE_TASKS names (default `data`), and those that cannot be used.
 
     Whatever is wrong with one, its neighbours are there.
     """
     tasks: dict[str, Task] = {}
     unusable: list[UnusableTask] = []
-    for folder in task_folders(variable):
+    roots = (variable or os.environ.get(TASKS_VARIABLE) or DEFAULT_TASKS).split(os.pathsep)
+    for root in map(Path, dict.fromkeys(roots)):
         try:
-            task = load_task(folder)
-        except TaskFileError as error:
-            unusable.append(UnusableTask(folder, str(error)))
-        except Exception as error:  # nothing that a folder holds may take the others along
-            unusable.append(
-                UnusableTask(folder, f"{folder / TASK_FILE}: {type(error).__name__}: {error or 'no message'}")
-            )
-        else:
-            if taken := tasks.get(task.name.casefold()):
-                text = f"{folder / TASK_FILE}: the name {task.name!r} is taken by {taken.root}; rename one"
+            folders = task_folders(root)
+        except OSError as error:
+            text = f"{root.absolute()} holds no tasks ({error.strerror}); folders of tasks are named by {TASKS_VARIABLE}"
+            unusable.append(UnusableTask(root, text))
+            continue
+        for folder in folders:
+            try:
+                task = load_task(folder)
+                taken = tasks.setdefault(task.name.casefold(), task)
+                if taken.root != task.root:
+                    raise TaskFileError(
+                        f"{folder / TASK_FILE}: the name {task.name!r} is taken by {taken.root}; rename one"
+                    )
+            except TaskFileError as error:
+                unusable.append(UnusableTask(folder, str(error)))
+            except Exception as error:  # nothing that a folder holds may take the others along
+                text = f"{folder / TASK_FILE}: {type(error).__name__}: {error or 'no message'}"
                 unusable.append(UnusableTask(folder, text))
-            else:
-                tasks[task.name.casefold()] = task
     return list(tasks.values()), unusable
+
+
+def task_folders(root: Path) -> list[Path]:
+    """`root` and the folders in it that hold a task.yaml. Raises OSError when it is no folder that can be read."""
+    candidates = [root, *sorted(child for child in root.iterdir() if child.is_dir())]
+    return [folder for folder in candidates if (folder / TASK_FILE).is_file()]
 
 
 def find_task(name: str) -> Task:
@@ -257,20 +269,10 @@ def find_task(name: str) -> Task:
     for one in unusable:
         if one.folder.resolve().name == name:
             raise TaskFileError(one.message)
-    known = [task.name for task in tasks]
-    raise TaskFileError(f"there is no task {name!r}{did_you_mean(name, known) or '; no folder holds one'}")
-
-
-def task_folders(variable: str | None = None) -> list[Path]:
-    """Folders that hold a task.yaml, below the folders named by VLM_PIPELINE_TASKS (default `data`)."""
-    roots = (variable or os.environ.get(TASKS_VARIABLE) or DEFAULT_TASKS).split(os.pathsep)
-    found: list[Path] = []
-    for root in map(Path, roots):
-        candidates = (
-            [root, *sorted(child for child in root.iterdir() if child.is_dir())] if root.is_dir() else []
-        )
-        found += [folder for folder in candidates if (folder / TASK_FILE).is_file()]
-    return list(dict.fromkeys(found))
+    others = did_you_mean(name, [task.name for task in tasks])
+    raise TaskFileError(
+        f"there is no task {name!r}{others or ': ' + '; '.join(one.message for one in unusable)}"
+    )
 
 
 def _must_differ(what: str, names: Sequence[str]) -> None:

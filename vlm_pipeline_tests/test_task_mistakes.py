@@ -99,6 +99,13 @@ def test_folders_of_one_name_and_a_task_of_that_name_get_a_key_each(
     ]
 
 
+def test_a_folder_of_tasks_that_is_not_there_is_said_and_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    write(tmp_path / "here" / "sound", GOOD)
+    tasks, (missing,) = load_tasks(f"{tmp_path / 'gone'}:{tmp_path / 'here'}:{tmp_path / 'here' / 'sound'}")
+    assert [task.name for task in tasks] == ["sound"]
+    assert missing.message.startswith(f"{tmp_path / 'gone'} holds no tasks (No such file or directory)")
+
+
 @pytest.mark.parametrize(
     ("setting", "field"),
     [
