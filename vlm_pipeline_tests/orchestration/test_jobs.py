@@ -89,6 +89,9 @@ def test_a_store_that_is_a_url_is_refused_and_makes_no_folder_of_that_name(tmp_p
         ("compare", "-m vlm_pipeline eval manual_qa --predictors base,tuned"),
         ("report", "-m vlm_pipeline show manual_qa"),
         ("serve", "-m vlm_pipeline.inference.serve data/manual_qa --port 8000"),
+        ("test-slow", "-m pytest -m slow"),
+        ("kill", "-m pytest -m kill"),
+        ("bench", "-m benchmarks.$name || status=1"),
     ],
 )
 def test_make_targets_are_thin_calls(target, expected):
@@ -96,3 +99,13 @@ def test_make_targets_are_thin_calls(target, expected):
         ["make", "-n", target], cwd=PROJECT, capture_output=True, text=True, check=True
     ).stdout
     assert expected in shown
+
+
+def test_make_bench_runs_every_benchmark_as_a_module():
+    """It ran them by path, where `import benchmarks` fails, and with them what is no benchmark."""
+    shown = subprocess.run(
+        ["make", "-n", "bench"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout
+    (names,) = (line.split(" in ")[1].split(";")[0].split() for line in shown.splitlines() if " in " in line)
+    runnable = {file.stem for file in (PROJECT / "benchmarks").glob("*.py") if "__main__" in file.read_text()}
+    assert set(names) == runnable
