@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument("task")
         command.add_argument(
-            "--predictors", help="only these, comma-separated; the base is always one of them"
-        )
+            "--predictors", help="only these, comma-separated, besides the base; of two, the second is judged against the first"
+        )  # fmt: skip
         command.add_argument(
             "--max-examples", type=int, default=0, help="only this many rows per section and split, in a store of their own"
         )  # fmt: skip

@@ -170,9 +170,9 @@ class Task(Settings):
 
     def asked_pair(self, names: Sequence[str]) -> tuple[str, str] | None:
         """(challenger, reference) of a run that asks for two: the second against the first, but all against the base."""
-        if len(names) != 2:
+        if len(set(names)) != 2:
             return None
-        reference, challenger = names
+        reference, challenger = dict.fromkeys(names)
         return (reference, challenger) if challenger == self.base.name else (challenger, reference)
 
     @cached_property
