@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ from typing import Any
 from vlm_pipeline.reporting import summary
 from vlm_pipeline.reporting.blocks import make_blocks
 from vlm_pipeline.reporting.changes import Changes, compare_reports
-from vlm_pipeline.reporting.figures import cost, forest, numeric, sections, training
+from vlm_pipeline.reporting.drawing import draw_figures
 from vlm_pipeline.reporting.figures.style import Figure
 from vlm_pipeline.reporting.inputs import ReportInputs
-from vlm_pipeline.reporting.page import candidate_of, render_page
+from vlm_pipeline.reporting.joining import join_rows, weak_rows
+from vlm_pipeline.reporting.page import render_page
 from vlm_pipeline.reporting.reading import read_comparison
-from vlm_pipeline.reporting.rows import Change, Row, join_rows, largest_changes
+from vlm_pipeline.reporting.rows import Change, Row, largest_changes
 from vlm_pipeline.reporting.thumbnails import make_thumbnails
 from vlm_pipeline.reporting.view import Comparison
 from vlm_pipeline.reporting.workbook import ROW_COLUMNS, row_lines, write_workbook
@@ -78,7 +79,7 @@ def build_report(
     view = read_comparison(inputs)
     log(f"report: {len(view.measured)} of {len(view.predictors)} predictors measured, reading rows")
     rows = join_rows(inputs, view)
-    changes = largest_changes(rows, view, candidate_of(view).name)
+    changes = largest_changes(rows, view)
     version = inputs.data_version or _version_of(inputs, view, rows)
     if not _VERSION_NAME.fullmatch(version):
         raise ValueError(
@@ -86,7 +87,8 @@ def build_report(
         )
     log(f"report: drawing figures of {len(rows):,} rows")
     figures = draw_figures(inputs, view, rows)
-    thumbnails = make_thumbnails(_wanted_pictures(rows, changes), inputs.image_root)
+    weak = weak_rows(inputs, view)
+    thumbnails = make_thumbnails(_wanted_pictures(rows, changes, weak.values()), inputs.image_root)
     blocks = make_blocks(inputs, view, rows, None)
     document = summary.report_document(view, rows, blocks, version)
     since = _since(inputs, folder, version, document)
@@ -96,7 +98,7 @@ def build_report(
     hidden = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder / VERSIONS))
     try:
         log("report: writing page, tables and workbook")
-        write_text(hidden / "index.html", render_page(view, figures, rows, changes, thumbnails, blocks))
+        write_text(hidden / "index.html", render_page(view, figures, rows, changes, weak, thumbnails, blocks))
         write_json(hidden / "report.json", document)
         write_text(hidden / "summary.md", summary.summary_markdown(view, blocks, figures, link="index.html"))
         write_text(hidden / "rows.csv", rows_csv(view, rows))
@@ -130,60 +132,6 @@ def build_report(
     return BuiltReport(
         folder, folder / "index.html", version, files, metadata, tuple(figures), view.decision.sentence
     )
-
-
-def draw_figures(inputs: ReportInputs, view: Comparison, rows: Sequence[Row]) -> list[Figure]:
-    """Every figure that there is data for, in the order of the page."""
-    pairs = numeric_pairs(rows)
-    scale = whole_scale(inputs, pairs)
-    comparable = pairs if scale or one_unit(rows) else {}
-    rewards = {
-        p.name: [
-            a.reward for row in rows if (a := row.answers.get(p.name)) is not None and a.reward is not None
-        ]
-        for p in view.measured
-    }
-    drawn = [
-        forest.headline_forest(view),
-        forest.metrics_forest(view),
-        training.training_curve(inputs.adapter),
-        training.loop_history(inputs.rounds, view),
-        numeric.predicted_expected(comparable, view.measured),
-        numeric.confusion(comparable, view.measured, *scale) if scale else None,
-        numeric.error_distribution(comparable, view.measured),
-        numeric.reward_distribution(rewards, view.measured),
-        sections.section_heatmap(view),
-        sections.radar(view),
-        sections.failure_kinds(view),
-        cost.cost_quality(view),
-    ]
-    return [figure for figure in drawn if figure is not None]
-
-
-def numeric_pairs(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
-    """(expected, predicted) of every row where both were read as a number, by predictor."""
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        for name, answer in row.answers.items():
-            if answer.expected_number is not None and answer.extracted_number is not None:
-                pairs.setdefault(name, []).append((answer.expected_number, answer.extracted_number))
-    return pairs
-
-
-def whole_scale(inputs: ReportInputs, pairs: dict[str, list[tuple[float, float]]]) -> tuple[int, int] | None:
-    """Ends of a closed whole-number scale of at most 13 steps: the score scorer's, where the task has one."""
-    for scorer in inputs.task.get("scorers") or ():
-        if isinstance(scorer, dict) and scorer.get("kind") == "score":
-            low, high = scorer.get("low", 0), scorer.get("high", 10)
-            return (int(low), int(high)) if high - low <= 12 else None
-    return None
-
-
-def one_unit(rows: Sequence[Row]) -> bool:
-    """Whether numbers of all rows may share an axis: numbers without units do, quantities of many units do not."""
-    expected = [a.expected_number for row in rows for a in row.answers.values()]
-    known = sum(value is not None for value in expected)
-    return known > 0.9 * max(1, len(expected))
 
 
 def rows_csv(view: Comparison, rows: Sequence[Row]) -> str:
@@ -223,9 +171,11 @@ def rows_arrow(view: Comparison, rows: Sequence[Row]) -> Any:
     return pa.table(arrays, names=list(ROW_COLUMNS))
 
 
-def _wanted_pictures(rows: Sequence[Row], changes: tuple[Sequence[Change], Sequence[Change]]):
-    """Pictures of the largest changes first, then in the order of the rows."""
-    for row in (*(c.row for side in changes for c in side), *rows):
+def _wanted_pictures(
+    rows: Sequence[Row], changes: tuple[Sequence[Change], Sequence[Change]], weak: Iterable[Row]
+) -> Iterator[tuple[str, str]]:
+    """Pictures of the largest changes first, then of weak sections, then in the order of the rows."""
+    for row in (*(c.row for side in changes for c in side), *weak, *rows):
         if row.image:
             row.image_key = row.image_key or row.image
             yield row.image_key, row.image
@@ -244,7 +194,8 @@ def _version_of(inputs: ReportInputs, view: Comparison, rows: Sequence[Row]) -> 
     documents = {
         field.name: getattr(inputs, field.name)
         for field in fields(inputs)
-        if field.name not in ("rows", "predictions", "scores", "data_version", "previous", "image_root")
+        if field.name
+        not in ("rows", "weak_rows", "predictions", "scores", "data_version", "previous", "image_root")
     }
     return content_hash([documents, answers])
 

@@ -29,6 +29,7 @@ class ReportInputs:
     task          the task's settings as plain values (name, sections, predictors, base model, prompt, thresholds)
     adapter       record.json of the compared adapter: loss curve, throughput, hashes
     weak          weak_sections.json
+    weak_rows     formatted rows that weak_sections.json names, as in `rows`; their answers are in the same tables
     rounds        history of the self-driving loop, oldest first
     looks_at_test how often the compared split has been looked at, this time included
     quarantine    quarantined rows: list of {section, file, line, reason}, or counts {section: {reason: n}}
@@ -51,6 +52,7 @@ class ReportInputs:
     task: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] | None = None
     weak: Mapping[str, Any] | None = None
+    weak_rows: TableLike = None
     rounds: Sequence[Mapping[str, Any]] = ()
     looks_at_test: int = 1
     quarantine: Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()

@@ -95,8 +95,10 @@ def _page_data(rows: Sequence[Row], view: Comparison, thumbnails: Thumbnails, cu
             _append(column, row.answers.get(predictor.name), pool, cut, failure_index)
         answers.append(column)
     return {
-        "predictors": [{"label": p.label, "slot": p.slot, "standIn": p.stand_in} for p in predictors],
-        "baseline": next((i for i, p in enumerate(predictors) if p.name == view.baseline), 0),
+        "predictors": [
+            {"name": p.name, "label": p.label, "slot": p.slot, "standIn": p.stand_in} for p in predictors
+        ],
+        "baseline": next((i for i, p in enumerate(predictors) if p.name == view.reference.name), 0),
         "metric": {
             "label": view.headline.label,
             "lowerIsBetter": view.headline.lower_is_better,

@@ -276,7 +276,14 @@ def _difference(
         wins=_count(test, "wins"),
         ties=_count(test, "ties"),
         losses=_count(test, "losses"),
+        sides=(_side(test, "a"), _side(test, "b")) if is_number(test.get("a")) else None,
+        left_out=_count(test, "n_left_out") or 0,
     )
+
+
+def _side(test: Mapping[str, Any], side: str) -> Estimate:
+    low, high = test.get(f"{side}_interval") or (None, None)
+    return Estimate(test.get(side), low, high, _count(test, "n"))
 
 
 def _decision(document: Mapping[str, Any], main: Mapping[str, Any] | None, headline: str) -> Decision:

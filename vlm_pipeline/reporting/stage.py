@@ -91,6 +91,7 @@ def report_inputs(task: Task, store: TaskStore, data_version: str | None = None)
     comparison = read_json(store.path("comparison.json"))
     ready = [one["name"] for one in comparison["predictors"] if one["status"] == "measured"]
     adapter = current_adapter(store)
+    weak = read_json(store.path("weak_sections.json"), default=None)
     metrics = {name: read_json(store.path("metrics", f"{name}.json")) for name in ready}
     tables = {name: store.path("predictions", f"{name}.parquet") for name in ready}
     return ReportInputs(
@@ -104,7 +105,8 @@ def report_inputs(task: Task, store: TaskStore, data_version: str | None = None)
         task=task.model_dump(mode="json"),
         adapter=read_json(store.path("adapters", adapter, "record.json"), default=None) if adapter else None,
         probes={name: found["probes"] for name, found in metrics.items() if found.get("probes")} or None,
-        weak=read_json(store.path("weak_sections.json"), default=None),
+        weak=weak,
+        weak_rows=read_formatted(task, store, [weak["split"]], REPORTED_COLUMNS) if weak else None,
         rounds=points(history(store)),
         looks_at_test=looks_at_test(history(store)),
         quarantine=quarantine_records(task, store),

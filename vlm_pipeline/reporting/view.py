@@ -78,7 +78,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Paired difference, predictor minus baseline, on the same rows."""
+    """Paired difference, predictor minus baseline, on the rows that both have a value for."""
 
     baseline: str
     predictor: str
@@ -94,6 +94,8 @@ class Difference:
     wins: int | None = None
     ties: int | None = None
     losses: int | None = None
+    sides: tuple[Estimate, Estimate] | None = None  # predictor's and baseline's figure on these very rows
+    left_out: int = 0  # rows that only one of the two has a value for
 
     @property
     def p_shown(self) -> float | None:
@@ -154,6 +156,19 @@ class Comparison:
         return next(p for p in self.predictors if p.name == name)
 
     @property
+    def reference(self) -> Predictor:
+        """What the decision compares with: the base, unless two other predictors were asked about."""
+        paired = self.decision.difference
+        return self.predictor(paired.baseline if paired else self.baseline)
+
+    @property
+    def candidate(self) -> Predictor:
+        """The predictor that the decision is about, else the first measured one that is not the base, else the base."""
+        others = [p for p in self.measured if p.name != self.reference.name]
+        named = [p for p in others if p.name == self.decision.predictor]
+        return (named or others or [self.reference])[0]
+
+    @property
     def measured(self) -> tuple[Predictor, ...]:
         return tuple(p for p in self.predictors if p.measured)
 
@@ -179,6 +194,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     caption: str = ""
+
+    def transposed(self) -> Table:
+        """Lines become columns: for few lines of many columns."""
+        columns, *rows = zip(self.columns, *self.rows, strict=True)
+        return Table(tuple(map(str, columns)), tuple(rows), self.caption)
 
 
 def is_number(value: Any) -> bool:

@@ -62,6 +62,9 @@ class Quantity:
     decimals: int = 0
     year_like: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.value:.12g} {self.unit or ''}".strip()
+
     def to(self, unit: str) -> float | None:
         """The value in another unit; None without unit or where the dimensions differ. Raises for an unknown unit."""
         target = unit if unit == self.unit else canonical_unit(unit)

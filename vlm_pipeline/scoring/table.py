@@ -242,5 +242,7 @@ def _blank(status: str, detail: str, gold: Any = None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON values as they are, everything else as its text."""
+    """JSON values as they are, everything else as its text: `42 Nm, 90 deg` of several quantities."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -6,6 +6,7 @@ The statistics are computed by the real scoring code, so these inputs have the s
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,33 @@ PREDICTORS = (
     {"name": "hosted", "label": "Hosted model", "kind": "openai", "stand_in": "loopback stand-in"},
     {"name": "served", "label": "Served 7B", "kind": "openai_compatible"},
     {"name": "second", "label": "Second adapter", "kind": "transformers"},
+    {"name": "sixth", "label": "Sixth", "kind": "openai_compatible"},
+    {"name": "seventh", "label": "Seventh", "kind": "openai_compatible"},
+    {"name": "eighth", "label": "Eighth", "kind": "transformers"},
 )
-SKILL = {"base": 0.12, "tuned": 0.66, "hosted": 0.55, "served": 0.5, "second": 0.6}
+SKILL = {
+    "base": 0.12,
+    "tuned": 0.66,
+    "hosted": 0.55,
+    "served": 0.5,
+    "second": 0.6,
+    "sixth": 0.4,
+    "seventh": 0.7,
+    "eighth": 0.3,
+}
+# What real tasks are called: eight models, twelve sections.
+LONG_NAMES: dict[str, Any] = {
+    "sections": tuple(
+        f"{kind} - REAR AXLE / {number}: 2.0 l Turbodiesel"
+        for number, kind in enumerate(
+            ["Torque values", "Clearances", "Fluids", "Procedures", "Diagrams", "Electrics", "Brakes", "Cooling", "Steering", "Gearbox", "Body", "Trim"]
+        )
+    ),
+    "labels": (
+        "Qwen2-VL-7B-Instruct (bare)", "Qwen2-VL-7B service manual r64", "gpt-4o-2024-08-06", "Llama-3.2-11B-Vision-Instruct",
+        "Qwen2.5-VL-72B-Instruct-AWQ", "claude-sonnet-4-5", "gpt-4o-mini fine-tuned ft:abc", "Second adapter r16",
+    ),
+}  # fmt: skip
 HOSTILE = {
     "script": "<script>document.title='owned';window.owned=1</script><img src=x onerror=\"window.owned=1\">",
     "formula": '=HYPERLINK("http://example.invalid/","click me")',
@@ -46,7 +72,14 @@ def draw_page(path: Path, number: int, kind: str = "page") -> None:
 
 
 def make_rows(
-    folder: Path, count: int, pages: int, *, score: bool = False, seed: int = 3
+    folder: Path,
+    count: int,
+    pages: int,
+    *,
+    score: bool = False,
+    seed: int = 3,
+    split: str = "test",
+    sections: Sequence[str] = SECTIONS,
 ) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,14 +89,14 @@ def make_rows(
     rows = []
     for index in range(count):
         page = index % pages
-        section = SECTIONS[page % len(SECTIONS)]
+        section = sections[page % len(sections)]
         value = rng.randint(1, 10) if score else rng.randint(12, 98)
         rows.append(
             {
-                "id": f"{section}-{index:05d}",
+                "id": f"{section}-{index:05d}" if split == "test" else f"{section}-{split}-{index:05d}",
                 "section": section,
                 "group": f"page{page:04d}",
-                "split": "test",
+                "split": split,
                 "question": "How safe is this street for a person on foot, from 1 to 10?"
                 if score
                 else f"What is the value of the {rng.choice(('main bearing cap', 'sump plug', 'rocker cover', 'cylinder head'))} in the {rng.choice(('upper', 'lower'))} table?",
@@ -187,15 +220,24 @@ def make_inputs(
     score: bool = False,
     hostile: bool = False,
     predictors: int = 3,
+    reward: bool = False,
+    deciding: tuple[str, str] | None = None,
+    sections: Sequence[str] = SECTIONS,
+    labels: Sequence[str] = (),
     **extra: Any,
 ) -> ReportInputs:
-    rows = make_rows(folder / "images", count, pages, score=score)
-    chosen = PREDICTORS[:predictors]
+    """Inputs of a report. `reward`: every score has one; `deciding`: the two that the decision is about."""
+    rows = make_rows(folder / "images", count, pages, score=score, sections=sections)
+    chosen = [{**one, "label": label} for one, label in zip(PREDICTORS, labels, strict=False)] or PREDICTORS
+    chosen = list(chosen[:predictors])
     predictions, scores = {}, {}
     for entry in chosen:
         predictions[entry["name"]], scores[entry["name"]] = make_answers(
             rows, entry["name"], score=score, hostile=hostile
         )
+        if reward:
+            for one in scores[entry["name"]]:
+                one["values"] = {**one["values"], "reward": 10.0 - 2 * (one["headline"] or 0.0)}
     all_scores = [row for name in scores for row in scores[name]]
     all_predictions = [row for name in predictions for row in predictions[name]]
     same = {
@@ -208,9 +250,14 @@ def make_inputs(
     conditions = {e["name"]: {**same, "hosted": "transformers" not in e["kind"]} for e in chosen}
     metrics = {name: compute_metrics(scores[name], predictions[name], predictor=name) for name in scores}
     document = compare(
-        all_scores, all_predictions, base="base", tuned="tuned" if predictors > 1 else None, conditions=conditions, metrics=metrics,
+        all_scores, all_predictions, base="base", tuned="tuned" if predictors > 1 else None, deciding=deciding, conditions=conditions, metrics=metrics,
         not_run={"fine_tune": "pending: the hosted fine-tune job is still running", "paid": "not run: OPENAI_API_KEY is not set"},
     )  # fmt: skip
+    weak_rows = make_rows(folder / "images", 10, 5, score=score, seed=4, split="val")
+    for name in predictions:
+        answers = make_answers(weak_rows, name, score=score)
+        predictions[name] += answers[0]
+        scores[name] += answers[1]
     documents = {
         name: {"predictor": name, "status": "ready", "splits": {"test": found}}
         for name, found in metrics.items()
@@ -224,7 +271,7 @@ def make_inputs(
         "title": "Street safety" if score else "Manual questions",
         "task": {
             "name": "street_safety" if score else "manual_qa",
-            "sections": {"names": list(SECTIONS), "key": "section"},
+            "sections": {"names": list(sections), "key": "section"},
             "predictors": [*chosen, {"name": "fine_tune", "label": "Hosted fine-tune", "kind": "openai_finetuned"}, {"name": "paid", "label": "Paid model", "kind": "openai"}],
             "scorers": [{"kind": "score", "low": 1, "high": 10}] if score else [{"kind": "quantity"}],
             "base_model": "data/base_model",
@@ -243,14 +290,15 @@ def make_inputs(
             "sections": [
                 {
                     "section": "diagrams", "finding": "weak", "estimate": 0.38, "low": 0.29, "high": 0.48, "n": 96, "n_unscored": 4,
-                    "failures": [{"kind": "wrong_number", "n": 41, "rows": [rows[4]["id"]]}, {"kind": "no_answer", "n": 18, "rows": [rows[9]["id"], "torque-val-1"]}],
+                    "failures": [{"kind": "wrong_number", "n": 41, "rows": [weak_rows[4]["id"]]}, {"kind": "no_answer", "n": 18, "rows": [weak_rows[9]["id"], "diagrams-val-gone"]}],
                 },
                 {
                     "section": "fluids", "finding": "undecided", "estimate": 0.58, "low": 0.48, "high": 0.67, "n": 94, "n_unscored": 0,
-                    "rows_to_decide": 620, "failures": [{"kind": "wrong_number", "n": 30, "rows": []}],
+                    "rows_to_decide": 620, "failures": [{"kind": "wrong_number", "n": 30, "rows": ["fluids-val-gone"]}],
                 },
             ],
         },
+        "weak_rows": weak_rows,
         "quarantine": [
             {"section": "torque", "file": "rows.jsonl", "line": 17, "row_id": None, "kind": "broken_json", "reason": "line 17: no closing brace"},
             {"section": "torque", "file": "rows.jsonl", "line": 40, "row_id": "t-40", "kind": "missing_image", "reason": "images/p9.png does not exist"},

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from vlm_pipeline.reporting import BuiltReport
+from vlm_pipeline.reporting import BuiltReport, build_report
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.reporting.browser import chromium, prefer, resize
-from vlm_pipeline_tests.reporting.synthetic import HOSTILE
+from vlm_pipeline_tests.reporting.synthetic import HOSTILE, LONG_NAMES, make_inputs
 
 CSS = "css selector"
 
@@ -24,7 +25,34 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def report(browser: Any, built: BuiltReport) -> Any:
     """The page, freshly opened from disk."""
-    resize(browser, 1280)
+    return _opened(browser, built)
+
+
+KINDS = {
+    "hostile": {},  # the report of all other tests
+    "scores": {
+        "score": True,
+        "predictors": 5,
+        "reward": True,
+        "count": 60,
+        "pages": 12,
+    },  # and what changed since
+    "long names": {"predictors": 8, "count": 240, "pages": 120, **LONG_NAMES},
+}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def any_report(request: Any, built: BuiltReport, tmp_path_factory: pytest.TempPathFactory) -> BuiltReport:
+    """Reports that look differently: other figures, more predictors, long names."""
+    if request.param == "hostile":
+        return built
+    folder = tmp_path_factory.mktemp("other")
+    previous = {"decision": {"verdict": "worse"}, "data_version": "before", "sections": ["gone"]}
+    return build_report(make_inputs(folder, **KINDS[request.param], previous=previous), folder / "report")
+
+
+def _opened(browser: Any, built: BuiltReport, width: int = 1280) -> Any:
+    resize(browser, width)
     prefer(browser, "light")
     browser.get("about:blank")
     browser.get(built.index.as_uri())
@@ -104,6 +132,14 @@ def test_worst_changes_come_first_when_sorted_by_change(report: Any, built: Buil
     assert set(_ids(report)[: len(worse)]) == worse
     _choose(report, "outcome", "worse")
     assert set(_ids(report)) == worse
+
+
+def test_rows_of_a_weak_section_open(report: Any) -> None:
+    summary = report.find_element(CSS, "#weak details summary")
+    summary.click()
+    card = report.find_element(CSS, "#weak .card")
+    assert card.is_displayed() and card.find_element(CSS, "img").get_property("naturalWidth") > 100
+    assert len(card.find_elements(CSS, ".answer")) == 2
 
 
 def test_details_show_every_answer_with_what_was_read(report: Any) -> None:
@@ -207,31 +243,119 @@ def test_the_button_overrides_the_system_scheme(report: Any) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 820, 1440])
-def test_nothing_overflows_at_three_widths(report: Any, width: int) -> None:
-    resize(report, width)
-    report.execute_script("document.querySelector('.open-row').click()")
-    _settle(report)
-    assert report.execute_script("return document.documentElement.scrollWidth") <= width
+def test_nothing_overflows_at_three_widths(browser: Any, any_report: BuiltReport, width: int) -> None:
+    _opened(browser, any_report, width)
+    browser.execute_script("document.querySelector('.open-row').click()")
+    _settle(browser)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     script = """return [...document.querySelectorAll('h1, h2, .tile, .card, .answer, .filters > *, figure, .pager')].filter((e) => {
         const box = e.getBoundingClientRect(); return box.width && (box.right > innerWidth + 1 || box.left < -1); }).map((e) => e.className || e.tagName)"""
-    assert report.execute_script(script) == []
+    assert browser.execute_script(script) == []
 
 
-def test_labels_in_figures_do_not_overlap(report: Any) -> None:
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_in_figures_do_not_overlap(browser: Any, any_report: BuiltReport, width: int) -> None:
     """Boxes of the texts of one figure may touch by two pixels, not more."""
+    _opened(browser, any_report, width)
     script = """const found = [];
     for (const figure of document.querySelectorAll('svg.figure')) {
+        const frame = figure.getBoundingClientRect();
+        if (!frame.width) continue;  // the drawing for the other width
         const boxes = [...figure.querySelectorAll('text')].filter((t) => t.textContent.trim()).map((t) => [t.textContent, t.getBoundingClientRect()]);
         for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length; j++) {
             const [a, b] = [boxes[i][1], boxes[j][1]];
             const w = Math.min(a.right, b.right) - Math.max(a.left, b.left), h = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
             if (w > 2 && h > 4) found.push([figure.closest('figure').id, boxes[i][0], boxes[j][0]]);
         }
-        const frame = figure.getBoundingClientRect();
         for (const [text, box] of boxes) if (box.right > frame.right + 1 || box.left < frame.left - 1) found.push([figure.closest('figure').id, text, 'is clipped']);
     }
     return found;"""
-    assert report.execute_script(script) == []
+    assert browser.execute_script(script) == []
+
+
+def test_every_axis_of_a_figure_says_what_it_shows(browser: Any, any_report: BuiltReport) -> None:
+    _opened(browser, any_report)
+    labels = {
+        "forest": "Difference in", "training": "Optimizer step", "loop": "Round of the loop", "predicted": "Expected", "confusion": "Predicted score",
+        "errors": "Predicted less expected", "rewards": "Reward", "cost": "Seconds per row",
+    }  # fmt: skip
+    figures = {figure.name for figure in any_report.figures}
+    for name, label in labels.items():
+        if name in figures:
+            text = browser.find_element(CSS, f"#figure-{name} svg").get_property("textContent")
+            assert label in text, name
+
+
+def test_tables_of_costs_and_differences_are_not_cut(browser: Any, any_report: BuiltReport) -> None:
+    _opened(browser, any_report)
+    script = """return [...document.querySelectorAll('#cost > .scroll, #figure-forest details .scroll')].map((e) => e.scrollWidth - e.clientWidth)"""
+    beyond = browser.execute_script(script)
+    assert len(beyond) == 2 and max(beyond) <= 1
+
+
+def test_effect_and_interval_are_readable_on_a_telephone(browser: Any, built: BuiltReport) -> None:
+    """The main figure at 390 pixels: its first number stands in view, in letters that can be read."""
+    _opened(browser, built, 390)
+    figure = next(f for f in built.figures if f.name == "forest")
+    difference, low, high = figure.table.rows[0][2:5]
+    script = """const texts = [...document.querySelectorAll('#figure-forest svg.narrow text')];
+        const found = texts.find((t) => t.textContent === arguments[0]); if (!found) return null;
+        const box = found.getBoundingClientRect(), holder = found.closest('.scroll').getBoundingClientRect();
+        return [box.left >= holder.left, box.right <= holder.right, box.height, getComputedStyle(document.querySelector('#figure-forest svg.wide')).display];"""
+    left, right, height, wide = browser.execute_script(script, f"{difference} [{low}, {high}]")
+    assert left and right and height >= 10 and wide == "none"
+
+
+def test_the_strip_of_contents_follows_on_narrow_screens(browser: Any, built: BuiltReport) -> None:
+    _opened(browser, built, 390)
+    browser.execute_script("document.getElementById('cost').scrollIntoView()")
+    _settle(browser)
+    script = """const here = document.querySelector('.contents a[aria-current]'), strip = here.closest('ol').getBoundingClientRect(), box = here.getBoundingClientRect();
+        return [here.hash, box.left >= strip.left - 1 && box.right <= strip.right + 1];"""
+    assert browser.execute_script(script) == ["#cost", True]
+
+
+def test_a_link_sets_filters(browser: Any, built: BuiltReport) -> None:
+    resize(browser, 1280)
+    browser.get("about:blank")
+    browser.get(built.index.as_uri() + "#section=fluids&predictor=base&outcome=wrong")
+    _settle(browser)
+    wrong = {i for i in _by_outcome(built, "base", "w") if i.startswith("fluids-")}
+    assert set(_ids(browser)) == wrong
+    browser.execute_script(
+        "location.hash = '#predictor=%E0%A4%A&section=nowhere'"
+    )  # broken and unknown: nothing breaks
+    _settle(browser)
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_paper_is_light_whatever_the_scheme(report: Any, scheme: str) -> None:
+    """A reader in the dark prints: every text must stand out from white paper, and what was read must stay marked."""
+    report.execute_script("location.hash = '#row=clearances-00059'")
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    report.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
+    report.execute_script(
+        "if (arguments[0] === 'dark') document.documentElement.dataset.scheme = 'dark'", scheme
+    )
+    script = """const f = (c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4, pale = [];
+    const light = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number); return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
+    for (const e of document.querySelectorAll('h1, h2, h3, p, td, th, dt, dd, li, span, mark, summary, svg.figure text')) {
+        if (!e.checkVisibility() || ![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
+        const style = getComputedStyle(e), colour = e instanceof SVGElement ? style.fill : style.color;
+        const own = colour.startsWith('rgb') ? 1.05 / (light(colour) + 0.05) : 21;
+        if (own < 4.4 && !(e instanceof SVGElement && e.closest('#figure-sections, #figure-failures'))) pale.push([e.tagName, e.className.baseVal ?? e.className, colour]);
+    }
+    const mark = getComputedStyle(document.querySelector('#changes mark'));
+    return [pale.slice(0, 5), mark.textDecorationLine, 1.05 / (light(mark.textDecorationColor) + 0.05)];"""
+    try:
+        pale, line, contrast = report.execute_script(script)
+        printed = report.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
+    finally:
+        report.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        report.execute_script("delete document.documentElement.dataset.scheme")
+    assert pale == [] and line == "underline" and contrast >= 3
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
 
 
 def test_every_control_has_a_name_and_headings_step_by_one(report: Any) -> None:

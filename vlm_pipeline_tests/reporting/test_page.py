@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 from vlm_pipeline.reporting import BuiltReport, ReportInputs
-from vlm_pipeline.reporting.page import excerpt, tidy
+from vlm_pipeline.reporting.cells import excerpt, tidy
 from vlm_pipeline.reporting.reading import read_comparison
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.reporting.synthetic import HOSTILE
@@ -101,6 +101,16 @@ def test_excerpt_marks_what_was_read_and_leaves_out_the_rest() -> None:
     assert excerpt("plain", None) == [("plain", False)] and excerpt("", None) == []
 
 
+def test_rows_of_a_weak_section_are_shown_with_picture_and_answers(page: str) -> None:
+    weak = page.split('id="weak"', 1)[1].split("<section", 1)[0]
+    cards = weak.split('<article class="card')[1:]
+    assert len(cards) == 2 and "2 val rows that show it" in weak
+    for card in cards:
+        assert (
+            "diagrams-val-0000" in card and 'src="data:image/webp' in card and card.count("answer b-p") == 2
+        )
+
+
 def test_links_to_rows_lead_to_rows_of_the_page(page: str, built: BuiltReport) -> None:
     ids = set(read_json(built.folder / "report.json")["row_ids"])
     linked = {
@@ -109,7 +119,9 @@ def test_links_to_rows_lead_to_rows_of_the_page(page: str, built: BuiltReport) -
         if t == "a" and str(a.get("href")).startswith("#row=")
     }
     assert linked and linked <= ids
-    assert "torque-val-1" in page and "torque-val-1" not in linked, "a validation row is named, not linked"
+    assert "fluids-val-gone" in page and "fluids-val-gone" not in linked, (
+        "a row that is not here is named, not linked"
+    )
 
 
 def test_the_decision_is_printed_with_labels_and_without_doubling_the_badge(inputs: ReportInputs) -> None:

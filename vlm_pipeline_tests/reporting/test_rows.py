@@ -3,8 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vlm_pipeline.reporting import ReportInputs
+from vlm_pipeline.reporting.joining import join_rows, weak_rows
 from vlm_pipeline.reporting.reading import read_comparison
-from vlm_pipeline.reporting.rows import join_rows, largest_changes
+from vlm_pipeline.reporting.rows import largest_changes
 from vlm_pipeline.scoring.table import write_scores
 
 
@@ -13,7 +14,7 @@ def test_no_row_and_no_answer_is_lost(inputs: ReportInputs) -> None:
     assert [row.id for row in rows] == [row["id"] for row in inputs.rows]
     for row in rows:
         assert set(row.answers) == {"base", "tuned", "hosted"}
-    texts = {p["id"]: p["text"] for p in inputs.predictions["tuned"]}
+    texts = {p["id"]: p["text"] for p in inputs.predictions["tuned"] if p["split"] == "test"}
     assert {row.id: row.answers["tuned"].text for row in rows} == texts
 
 
@@ -55,6 +56,15 @@ def test_only_the_compared_split_and_the_first_sample_are_shown(inputs: ReportIn
     assert rows[0].answers["base"].text == first["text"]
 
 
+def test_rows_of_weak_sections_come_from_their_own_split(inputs: ReportInputs) -> None:
+    found = weak_rows(inputs, read_comparison(inputs))
+    assert list(found) == ["diagrams-val-00004", "diagrams-val-00009"]
+    for row in found.values():
+        assert row.split == "val" and row.question and row.image
+        assert set(row.answers) == {"base", "tuned"}
+        assert row.answers["tuned"].outcome in ("right", "wrong", "unscored")
+
+
 def test_a_prediction_of_an_unknown_row_stays_visible(inputs: ReportInputs) -> None:
     stray = {**inputs.predictions["base"][0], "id": "stray"}
     rows = join_rows(replace(inputs, predictions={"base": [stray]}), read_comparison(inputs))
@@ -64,7 +74,7 @@ def test_a_prediction_of_an_unknown_row_stays_visible(inputs: ReportInputs) -> N
 
 def test_largest_changes_are_real_changes_and_spread_over_sections(inputs: ReportInputs) -> None:
     view = read_comparison(inputs)
-    better, worse = largest_changes(join_rows(inputs, view), view, "tuned", count=5)
+    better, worse = largest_changes(join_rows(inputs, view), view, count=5)
     assert len(better) == 5
     assert len({c.row.section for c in better}) >= 4
     for change in better:

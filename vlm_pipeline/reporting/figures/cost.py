@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vlm_pipeline.reporting.figures.style import INK, Figure, colour, drawing, finish, marker, shorten
+from vlm_pipeline.reporting.figures.palette import INK
+from vlm_pipeline.reporting.figures.style import Figure, colour, drawing, finish, logarithmic, marker, shorten
 from vlm_pipeline.reporting.view import Comparison, Table, is_number
 
 
@@ -48,7 +49,7 @@ def cost_quality(view: Comparison) -> Figure | None:
                 )
             positive = [x for x in xs if x > 0]
             if positive and len(positive) == len(xs) and max(positive) / min(positive) > 30:
-                axes.set_xscale("log")
+                logarithmic(axes.xaxis)
             else:
                 axes.set_xlim(-0.06 * (max(xs) or 1), 1.12 * (max(xs) or 1))
             axes.set_xlabel(label)
@@ -60,13 +61,19 @@ def cost_quality(view: Comparison) -> Figure | None:
         handles, labels = canvas.axes[0].get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
         table = Table(
-            ("Predictor", metric.label, *(label for _, label in kinds)),
+            ("Predictor", metric.label, "95 % interval", *(label for _, label in kinds)),
             tuple(
-                (p.label, metric.value(e.value), *(p.cost.get(key) for key, _ in kinds)) for p, e in points
+                (
+                    p.label,
+                    metric.value(e.value),
+                    metric.interval(e.low, e.high),
+                    *(p.cost.get(key) for key, _ in kinds),
+                )
+                for p, e in points
             ),
             "Cost and quality",
         )
         alt = f"{metric.label} against cost. " + "; ".join(
-            f"{r[0]}: {r[1]} at {r[2]:.3g} s per row" for r in table.rows
+            f"{r[0]}: {r[1]} at {r[3]:.3g} s per row" for r in table.rows
         )
         return finish(canvas, "cost", "Quality against cost", alt, table, wide=paid)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 
-from vlm_pipeline.reporting.figures.style import COLOUR_CLASSES
+from vlm_pipeline.reporting.figures.palette import CLASSES
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
@@ -20,7 +20,7 @@ ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
-def inline_svg(svg: str, name: str, alt: str) -> str:
+def inline_svg(svg: str, name: str, alt: str, look: str = "figure") -> str:
     """Markup of one `<svg>` element with `role="img"` and `alt` as its label."""
     root = ElementTree.fromstring(svg)
     _drop_metadata(root)
@@ -32,7 +32,7 @@ def inline_svg(svg: str, name: str, alt: str) -> str:
         _rename(element, name, used)
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)
-    root.attrib |= {"role": "img", "aria-label": alt, "class": "figure"}
+    root.attrib |= {"role": "img", "aria-label": alt, "class": look}
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -56,10 +56,11 @@ def _unstyle(element: ElementTree.Element) -> None:
         elif key not in _FONT_PROPERTIES and key != "mix-blend-mode":
             element.set(key, value)
     for key, prefix in (("fill", "f"), ("stroke", "s")):
-        token = COLOUR_CLASSES.get(element.get(key, "").lower())
+        token = CLASSES.get(element.get(key, "").lower())
         if token:
+            del element.attrib[key]
             classes.append(f"{prefix}-{token}")
-    if element.tag == f"{_SVG}text" and "fill" not in element.attrib:
+    if element.tag == f"{_SVG}text" and "fill" not in element.attrib and not classes:
         classes.append("f-ink")
     if classes:
         element.set("class", " ".join(classes))

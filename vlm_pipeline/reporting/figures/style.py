@@ -1,47 +1,23 @@
-"""Colours, type and the canvas of every figure.
-
-Each colour of the palette is used for one purpose only and each has a distinct hex value: the page replaces them by
-classes (`inline.py`), so that the same drawing is legible on a light and on a dark ground.
-Predictor colours are those of Okabe and Ito (2008), readable under the common colour-vision deficiencies; each
-predictor also has its own marker and dash, so no figure depends on colour alone.
-"""
+"""Type, markers and the canvas of every figure; its colours are those of `palette.py`."""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vlm_pipeline.reporting.figures.palette import FRAME, GRID, INK, MUTED, PAPER, PREDICTORS
 from vlm_pipeline.reporting.view import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-INK = "#1a2330"
-MUTED = "#5b6775"
-GRID = "#dde2e8"
-FRAME = "#b4bcc6"
-PAPER = "#fdfdfe"
-GOOD = "#007a53"
-BAD = "#b8440a"
-PREDICTORS = ("#767f8a", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a07800", "#56b4e9", "#8a4f9e")
 MARKERS = ("o", "D", "s", "^", "v", "P", "X", "h")
 DASHES = ("-", "-", "--", "-.", ":", "-", "--", "-.")
-
-# One place that says what each colour means, for the page's style sheet.
-COLOUR_CLASSES = {
-    INK: "ink",
-    MUTED: "muted",
-    GRID: "grid",
-    FRAME: "frame",
-    PAPER: "paper",
-    GOOD: "good",
-    BAD: "bad",
-    **{colour: f"p{slot}" for slot, colour in enumerate(PREDICTORS)},
-}
 
 _SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -82,7 +58,9 @@ _SETTINGS: dict[str, Any] = {
 class Figure:
     """One drawing in both forms, with the numbers that it shows.
 
-    `alt` describes it in one sentence to those who cannot see it; `wide` figures take the page's whole width.
+    `alt` describes it in one sentence to those who cannot see it; `wide` figures take the page's whole width, `narrow`
+    is the same drawing as SVG for a narrow screen, where the wide one would be too small to read. `more` tables hold
+    the figure's numbers that `table` has no room for.
     """
 
     name: str
@@ -93,6 +71,8 @@ class Figure:
     table: Table
     note: str = ""
     wide: bool = True
+    more: tuple[Table, ...] = ()
+    narrow: str = ""
 
 
 @contextmanager
@@ -109,15 +89,21 @@ def drawing(name: str, width: float, height: float) -> Iterator[Canvas]:
 
 
 def finish(
-    canvas: Canvas, name: str, title: str, alt: str, table: Table, *, note: str = "", wide: bool = True
-) -> Figure:
+    canvas: Canvas, name: str, title: str, alt: str, table: Table, *, note: str = "", wide: bool = True,
+    more: tuple[Table, ...] = (), narrow: str = "",
+) -> Figure:  # fmt: skip
     """Both files of a drawing; the bytes depend on what is drawn only (no date, no random ids)."""
     canvas.draw_without_rendering()  # lay out once, for both files
     canvas.set_layout_engine("none")
-    vector, raster = io.StringIO(), io.BytesIO()
-    canvas.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+    raster = io.BytesIO()
     canvas.savefig(raster, format="png", dpi=144, metadata={"Software": None, "Title": title})
-    return Figure(name, title, alt, vector.getvalue(), raster.getvalue(), table, note, wide)
+    return Figure(name, title, alt, svg_of(canvas, title), raster.getvalue(), table, note, wide, more, narrow)
+
+
+def svg_of(canvas: Canvas, title: str) -> str:
+    vector = io.StringIO()
+    canvas.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+    return vector.getvalue()
 
 
 def colour(slot: int) -> str:
@@ -134,6 +120,26 @@ def dash(slot: int) -> str:
 
 def shorten(text: str, limit: int = 26) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def wrapped(text: str, width: int, lines: int) -> str:
+    """A name broken into lines of about `width` signs, after spaces and `-_/:`; what does not fit ends in dots."""
+    found = [""]
+    for word in re.findall(r"[^\s\-_/:]+[\s\-_/:]*|[\s\-_/:]+", text):
+        if found[-1] and len(found[-1]) + len(word.rstrip()) > width:
+            found.append("")
+        found[-1] += word
+    found = [line.strip() for line in found]
+    if len(found) > lines:
+        found[lines - 1 :] = [found[lines - 1][: width - 1] + "…"]
+    return "\n".join(shorten(line, width + 2) for line in found)
+
+
+def logarithmic(axis: Any) -> None:
+    """A logarithmic axis whose ticks are plain numbers."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: "")
 
 
 def panels(canvas: Canvas, count: int, across: int, **options: Any) -> list[Axes]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlm_pipeline.reporting.figures.style import BAD, FRAME, GOOD, INK, MUTED, Figure, colour, drawing, finish
+from vlm_pipeline.reporting.figures.palette import BAD, FRAME, GOOD, INK, MUTED
+from vlm_pipeline.reporting.figures.style import Figure, colour, drawing, finish, logarithmic
 from vlm_pipeline.reporting.view import Comparison, Table, is_number
 
 _LOSS = ("loss",)
@@ -43,9 +44,7 @@ def training_curve(record: Mapping[str, Any] | None) -> Figure | None:
                 )
         losses = [loss for _, loss in train + evaluation]
         if min(losses) > 0 and max(losses) / min(losses) > 20:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.yaxis.set_minor_formatter(lambda value, _: "")
+            logarithmic(axes.yaxis)
         elif min(losses) >= 0:
             axes.set_ylim(bottom=0)
         axes.set_ylabel("Loss (nats per token)")

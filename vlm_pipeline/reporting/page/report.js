@@ -28,7 +28,9 @@
     const watch = new IntersectionObserver((entries) => {
       for (const entry of entries) if (entry.isIntersecting) {
         for (const a of links.values()) a.removeAttribute("aria-current");
-        links.get(entry.target.id)?.setAttribute("aria-current", "true");
+        const here = links.get(entry.target.id), strip = here.closest("ol");
+        here.setAttribute("aria-current", "true");
+        strip.scrollTo({ left: here.offsetLeft - strip.offsetLeft - (strip.clientWidth - here.offsetWidth) / 2 });  // on narrow screens the contents are a strip
       }
     }, { rootMargin: "-10% 0px -80% 0px" });
     for (const id of links.keys()) { const target = byId(id); if (target) watch.observe(target); }
@@ -47,7 +49,7 @@
   const base = data.baseline;
   const controls = byId("filters");
   const body = byId("rows-body");
-  let page = 0, shown = [], openRow = null;
+  let page = 0, shown = [];
 
   const number = new Intl.NumberFormat("en", { maximumFractionDigits: 3 });
   const gain = (row, p) => {
@@ -177,10 +179,10 @@
 
   function toggle(row, line, button) {
     const next = line.nextElementSibling;
-    if (next?.classList.contains("detail")) { next.remove(); line.classList.remove("open"); button.setAttribute("aria-expanded", "false"); openRow = null; return; }
+    if (next?.classList.contains("detail")) { next.remove(); line.classList.remove("open"); button.setAttribute("aria-expanded", "false"); return; }
     const holder = make("tr", "detail"), cell = make("td"); cell.colSpan = 7; holder.id = `detail-${row}`;
     cell.append(detail(row)); holder.append(cell); line.after(holder); line.classList.add("open");
-    button.setAttribute("aria-expanded", "true"); button.setAttribute("aria-controls", holder.id); openRow = row;
+    button.setAttribute("aria-expanded", "true"); button.setAttribute("aria-controls", holder.id);
   }
 
   function cell(line, label, ...nodes) { const td = make("td"); td.dataset.label = label; td.append(...nodes.filter(Boolean)); line.append(td); return td; }
@@ -227,11 +229,20 @@
     controls.elements.sort.value = th.dataset.sort;
     update();
   });
+  // `#row=<id>` opens one row; `#section=…&predictor=<name>&outcome=…&failure=…&find=…` sets the filters.
   function follow() {
-    const match = /^#row=(.+)$/.exec(location.hash);
-    if (!match) return;
-    let id; try { id = decodeURIComponent(match[1]); } catch { return; }
-    const row = columns.id.indexOf(id);
+    const wanted = new Map(location.hash.slice(1).split("&").map((part) => { const [name, ...value] = part.split("="); try { return [name, decodeURIComponent(value.join("="))]; } catch { return [name, ""]; } }));
+    if (wanted.has("row")) open(columns.id.indexOf(wanted.get("row"))); else filter(wanted);
+  }
+  function filter(wanted) {
+    const given = ["section", "predictor", "outcome", "failure", "find", "sort"].filter((name) => wanted.get(name));
+    if (!given.length) return;
+    controls.reset();
+    for (const name of given) controls.elements[name].value = name === "predictor" ? predictors.findIndex((p) => p.name === wanted.get(name)) : wanted.get(name);
+    update();
+    byId("rows").scrollIntoView();
+  }
+  function open(row) {
     if (row < 0) return;
     if (!shown.includes(row)) { controls.reset(); select(); }
     page = Math.floor(shown.indexOf(row) / PAGE); draw();
