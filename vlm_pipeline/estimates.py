@@ -1,7 +1,7 @@
 """Tokens, time and money, counted ahead: the one place for these formulas. Prices are passed in.
 
 Text is counted by the tokenizer of the base model where one is given. Hosted models' own vocabularies are not part of
-this project, so for them a count is an upper bound by bytes; provider image rules are published and exact up to rounding.
+this project, so for them text is counted by its bytes; provider image rules are published and exact up to rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 Detail = Literal["low", "high", "auto"]
 
 _MESSAGE_OVERHEAD = (
-    3  # role and separators of a chat turn (OpenAI cookbook, "How to count tokens with tiktoken")
+    4  # role and separators of a chat turn (OpenAI cookbook, "How to count tokens with tiktoken")
 )
 _REPLY_OVERHEAD = 3
 _PATCH = 32  # pixels
@@ -35,9 +35,11 @@ _TILES = {
 _DEFAULT_TILES = (85, 170)  # gpt-4o, gpt-4.1 and their fine-tunes
 
 
-def text_tokens(text: str) -> int:
-    """Upper bound of a hosted model's tokens for ordinary text: a token has three bytes or more, on average."""
-    return math.ceil(len(text.encode("utf-8", "replace")) / 3)
+def text_tokens(text: str, *, at_most: bool = False) -> int:
+    """Tokens of a text for a hosted model, whose vocabulary is not at hand: one for three bytes, a little more than
+    ordinary text takes. at_most: one for every byte, which no byte-level vocabulary exceeds on any text."""
+    size = len(text.encode("utf-8", "replace"))
+    return size if at_most else math.ceil(size / 3)
 
 
 def image_tokens(model: str, width: int, height: int, detail: Detail = "high") -> int:
@@ -78,9 +80,15 @@ def _patches(width: float, height: float) -> int:
 
 
 def conversation_tokens(
-    messages: Iterable[dict[str, Any]], model: str, sizes: Iterable[tuple[int, int]] = (), tools: Any = None
+    messages: Iterable[dict[str, Any]],
+    model: str,
+    sizes: Iterable[tuple[int, int]] = (),
+    tools: Any = None,
+    *,
+    at_most: bool = False,
 ) -> int:
-    """Tokens of an OpenAI-style conversation. sizes: (width, height) of its pictures in pixels."""
+    """Tokens of an OpenAI-style conversation. sizes: (width, height) of its pictures in pixels. at_most: as in
+    `text_tokens`."""
     import json
 
     total = _REPLY_OVERHEAD
@@ -93,9 +101,9 @@ def conversation_tokens(
         )
         if message.get("tool_calls"):
             texts.append(json.dumps(message["tool_calls"], ensure_ascii=False))
-        total += _MESSAGE_OVERHEAD + sum(map(text_tokens, texts))
+        total += _MESSAGE_OVERHEAD + sum(text_tokens(text, at_most=at_most) for text in texts)
     if tools:
-        total += text_tokens(json.dumps(tools, ensure_ascii=False))
+        total += text_tokens(json.dumps(tools, ensure_ascii=False), at_most=at_most)
     return total + sum(image_tokens(model, width, height) for width, height in sizes)
 
 

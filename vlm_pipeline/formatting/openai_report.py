@@ -49,6 +49,7 @@ class JsonlReport:
     image_examples: int = 0
     images: int = 0
     tokens: int = 0
+    tokens_at_most: int = 0  # what a budget has to reckon with; `tokens` is what ordinary text takes
     longest: int = 0
     bytes: int = 0
     findings: list[JsonlFinding] = field(default_factory=list)
@@ -63,7 +64,7 @@ def join_reports(path: Path | str, limits: Limits, parts: Iterable[tuple[JsonlRe
     whole = JsonlReport(Path(path), limits)
     lines = 0
     for part, length in parts:
-        for name in ("examples", "image_examples", "images", "tokens", "bytes"):
+        for name in ("examples", "image_examples", "images", "tokens", "tokens_at_most", "bytes"):
             setattr(whole, name, getattr(whole, name) + getattr(part, name))
         whole.longest = max(whole.longest, part.longest)
         whole.findings += [

@@ -145,11 +145,13 @@ def _check_line(
     if all(isinstance(message, dict) for message in example["messages"]):
         _check_order(example["messages"], number, add)
         _check_tools(example, number, report.limits, add)
+        counted = (example["messages"], model, sizes, example.get("tools"))
         try:
-            tokens = conversation_tokens(example["messages"], model, sizes, example.get("tools"))
+            tokens, at_most = (conversation_tokens(*counted, at_most=most) for most in (False, True))
         except (TypeError, KeyError, AttributeError):  # a malformed part, which has its own finding
-            tokens = 0
+            tokens = at_most = 0
         report.tokens += min(tokens, report.limits.max_tokens)
+        report.tokens_at_most += min(at_most, report.limits.max_tokens)
         report.longest = max(report.longest, tokens)
         if tokens > report.limits.max_tokens:
             add(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.inference.chat import anthropic_messages, openai_chat, openai_responses, with_calls
@@ -21,26 +21,52 @@ class Reply:
     tokens_out: int
 
 
-class Api(Protocol):
+class Api:
     """One provider's request. `request` is the JSON body, `parse` reads the decoded answer (batches use both)."""
 
-    model: str
-    ignored: frozenset[str]  # generation settings that this API cannot express
+    ignored: frozenset[str] = frozenset()  # generation settings that this API cannot express
+    most_stops: int | None = None  # stop strings that it takes
 
-    def request(self, talk: Conversation, generation: GenerationSettings) -> dict[str, Any]: ...
-    def send(self, body: dict[str, Any], key: str) -> Any: ...
-    def parse(self, answer: Any) -> Reply: ...
+    def __init__(self, client: Any, model: str) -> None:
+        self.client, self.model = client, model
+
+    def request(self, talk: Conversation, generation: GenerationSettings) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def send(self, body: dict[str, Any], key: str) -> Any:
+        raise NotImplementedError
+
+    def parse(self, answer: Any) -> Reply:
+        raise NotImplementedError
+
+    def most_out(self, generation: GenerationSettings) -> int:
+        """Tokens that an answer may have: what is asked for, and paid at most."""
+        return generation.max_new_tokens
+
+    def unmet(self, generation: GenerationSettings) -> list[str]:
+        """Settings that decide the task's own generation and not this model's: written beside the table."""
+        default = GenerationSettings()
+        names = {name for name in self.ignored if getattr(generation, name) != getattr(default, name)}
+        return sorted(names | ({"seed"} if generation.do_sample else set()))
+
+    def refuse(self, generation: GenerationSettings) -> str | None:
+        """Why these settings cannot be asked at all: cutting some off would measure something else."""
+        if self.most_stops is not None and len(generation.stop) > self.most_stops:
+            return f"this API takes {self.most_stops} stop strings, the generation settings have {len(generation.stop)}"
+        return None
 
 
-class OpenAIChat:
+class OpenAIChat(Api):
     """Chat completions of OpenAI, Azure, or a compatible server (`compatible`: its own names of settings)."""
 
     ignored = frozenset({"top_k", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens"})
+    most_stops = 4
 
     def __init__(self, client: Any, model: str, *, compatible: bool = False) -> None:
-        self.client, self.model, self._compatible = client, model, compatible
+        super().__init__(client, model)
+        self._compatible = compatible
         if compatible:
-            self.ignored = frozenset({"no_repeat_ngram_size"})
+            self.ignored, self.most_stops = frozenset({"no_repeat_ngram_size"}), None
 
     def request(self, talk: Conversation, generation: GenerationSettings) -> dict[str, Any]:
         body = {"model": self.model, **openai_chat(talk)}
@@ -49,7 +75,7 @@ class OpenAIChat:
         if generation.do_sample and generation.top_p < 1:
             body["top_p"] = generation.top_p
         if generation.stop:
-            body["stop"] = generation.stop[:4]
+            body["stop"] = generation.stop
         if self._compatible:  # the names of vLLM and SGLang
             extra = {
                 "top_k": generation.top_k if generation.do_sample else 0,
@@ -94,15 +120,15 @@ class OpenAIChat:
         return Reply(text, reason, tokens_in, tokens_out)
 
 
-class OpenAIResponses:
+class OpenAIResponses(Api):
     ignored = OpenAIChat.ignored | {"stop"}
 
-    def __init__(self, client: Any, model: str) -> None:
-        self.client, self.model = client, model
+    def most_out(self, generation: GenerationSettings) -> int:
+        return max(16, generation.max_new_tokens)  # the API's own minimum
 
     def request(self, talk: Conversation, generation: GenerationSettings) -> dict[str, Any]:
         body = {"model": self.model, **openai_responses(talk), "store": False}
-        body["max_output_tokens"] = max(16, generation.max_new_tokens)  # the API's own minimum
+        body["max_output_tokens"] = self.most_out(generation)
         body["temperature"] = generation.temperature if generation.do_sample else 0
         if generation.do_sample and generation.top_p < 1:
             body["top_p"] = generation.top_p
@@ -130,11 +156,13 @@ class OpenAIResponses:
         )
 
 
-class AnthropicMessages:
-    ignored = frozenset({"repetition_penalty", "no_repeat_ngram_size", "min_new_tokens"})
+class AnthropicMessages(Api):
+    # It takes temperature or top_p, and newer models refuse both together.
+    ignored = frozenset({"top_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens"})
 
-    def __init__(self, client: Any, model: str) -> None:
-        self.client, self.model = client, model
+    def unmet(self, generation: GenerationSettings) -> list[str]:
+        above = ["temperature above 1"] if generation.do_sample and generation.temperature > 1 else []
+        return [*super().unmet(generation), *above]
 
     def request(self, talk: Conversation, generation: GenerationSettings) -> dict[str, Any]:
         body = {"model": self.model, **anthropic_messages(talk), "max_tokens": generation.max_new_tokens}

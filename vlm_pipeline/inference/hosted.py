@@ -12,7 +12,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -81,11 +81,17 @@ class HostedPredictor:
 
     def upper_usd(self, talk: Conversation) -> float:
         """What a call may cost at most."""
-        return self.price.of(self.tokens_ahead(talk), self.generation.max_new_tokens)
+        return self.price.of(self.tokens_ahead(talk), self.api.most_out(self.generation))
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same question gets the same answer again: not from a model that refuses a temperature of 0."""
+        return self.generation.deterministic and "temperature" not in self.dropped
 
     def tokens_ahead(self, talk: Conversation) -> int:
+        """Tokens of the question at most."""
         sizes = [(image.width, image.height) for image in talk.images]
-        return conversation_tokens(talk.messages, self.price_model, sizes, talk.tools)
+        return conversation_tokens(talk.messages, self.price_model, sizes, talk.tools, at_most=True)
 
     def answer(self, ask: Ask) -> Prediction:
         """One row, an error row where there is no answer; may be called from several threads."""
@@ -107,14 +113,15 @@ class HostedPredictor:
                 except BudgetExhausted as error:
                     self._stop = str(error)
                     return failed(ask, self.name, str(error))
-                sent = {name: value for name, value in body.items() if name not in self.dropped}
+                sent = self.accepted(body)
                 try:
                     reply = self.api.parse(self.api.send(sent, key))
                 except Exception as error:  # sorted below; anything a client raises belongs to this row
                     verdict = judge_error(error)
                     if not verdict.maybe_paid:
                         self.budget.settle(ticket, 0.0)
-                    if self._drop_refused(error, sent):
+                    said = f"{getattr(error, 'param', None)} {error}"
+                    if verdict.status == 400 and self.drop_refused(said, sent):
                         continue
                 else:
                     self.limiter.succeeded()
@@ -136,12 +143,15 @@ class HostedPredictor:
             time.sleep(max(pause, verdict.retry_after_s or 0.0) if attempt < self._attempts else 0.0)
         return failed(ask, self.name, f"{reason} (after {attempt} repetitions)" if attempt else reason)
 
-    def _drop_refused(self, error: Exception, sent: dict[str, Any]) -> bool:
+    def accepted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The request without what this model has refused."""
+        return {name: value for name, value in body.items() if name not in self.dropped}
+
+    def drop_refused(self, said: str, sent: Collection[str]) -> bool:
         """Reasoning models refuse temperature and the like: leave out what the refusal names, and ask again."""
-        if getattr(error, "status_code", None) != 400:
-            return False
-        said = f"{getattr(error, 'param', None)} {error}".lower()
-        names = [name for name in (*SAMPLING, "stop") if name in sent and re.search(rf"\b{name}\b", said)]
+        names = [
+            name for name in (*SAMPLING, "stop") if name in sent and re.search(rf"\b{name}\b", said.lower())
+        ]
         with self._lock:
             for name in set(names) - self.dropped:
                 log.warning("%s refuses %s: asking without it", self.name, name)

@@ -19,7 +19,7 @@ from vlm_pipeline.inference.hosted import HostedPredictor
 from vlm_pipeline.inference.openai_batch import BatchPredictor
 from vlm_pipeline.inference.predict import Counts
 from vlm_pipeline.inference.prediction import Ask
-from vlm_pipeline.inference.predictors import availability, fine_tune_info, server_place, server_url
+from vlm_pipeline.inference.predictors import NOT_RUN, availability, fine_tune_info, server_place, server_url
 from vlm_pipeline.inference.prices import Price, PriceError, price_of
 from vlm_pipeline.settings.predictors import (
     AnthropicPredictor,
@@ -173,7 +173,7 @@ class HostedSession:
         self,
         settings: Any,
         output: Path,
-        write: Callable[[Any, Any, Sequence[Ask], Path, dict[str, Any]], Counts],
+        write: Callable[[Any, Any, Sequence[Ask], Path, Callable[[], dict[str, Any]]], Counts],
     ) -> dict[str, Any]:
         """Write the table through `write` and return its counts, or {"status": why not}."""
         fine_tuned = isinstance(settings, OpenAIFineTunedPredictor)
@@ -190,20 +190,20 @@ class HostedSession:
                 journal=self._store.path("predictions", "batches", f"{settings.name}.json"),
             )  # fmt: skip
         except PriceError as error:
-            return {"status": f"not run: {error}"}
-        default = GenerationSettings()
-        about = {
-            "model": predictor.api.model,
-            "place": server_place(settings),
-            "price": {
-                "input": predictor.price.input,
-                "output": predictor.price.output,
-                "as_of": predictor.price.as_of,
-            },
-            "ignored_settings": sorted(
-                name for name in predictor.api.ignored if getattr(generation, name) != getattr(default, name)
-            ),
-        }
+            return {"status": f"{NOT_RUN}: {error}"}
+        if problem := predictor.api.refuse(generation):
+            return {"status": f"{NOT_RUN}: {problem}"}
+
+        def about() -> dict[str, Any]:
+            price = predictor.price
+            return {
+                "model": predictor.api.model,
+                "place": server_place(settings),
+                "price": {"input": price.input, "output": price.output, "as_of": price.as_of},
+                "ignored_settings": predictor.api.unmet(generation),
+                "refused_settings": sorted(predictor.dropped),
+            }
+
         counts = write(settings, predictor, self.asks, output, about)
         refused = {"refused_settings": sorted(predictor.dropped)} if predictor.dropped else {}
         return {

@@ -192,6 +192,10 @@ class LocalPredictor:
         own = engine.fingerprint(adapter)
         self.fingerprint = content_hash([own, constrained], length=24) if constrained else own
 
+    @property
+    def deterministic(self) -> bool:
+        return self.generation.deterministic
+
     def predict(self, asks: Sequence[Ask]) -> Iterator[list[Prediction]]:
         from vlm_pipeline.inference.generate import UnsupportedModel
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_pipeline.inference.apis import Api, OpenAIResponses
+from vlm_pipeline.inference.apis import SAMPLING, Api, OpenAIResponses
 from vlm_pipeline.inference.budget import BudgetExhausted
 from vlm_pipeline.inference.hosted import HostedPredictor
 from vlm_pipeline.inference.patience import (
@@ -45,11 +45,14 @@ class BatchPredictor(HostedPredictor):
     ) -> None:  # fmt: skip
         super().__init__(name, api, generation, **options)
         self._journal, self._wait_s, self._poll_s = journal, wait_s, poll_s
-        self._client: Any = api.client  # type: ignore[attr-defined]
+        self._client: Any = api.client
         self._tickets: dict[str, str] = {}
+        self._sent: set[str] = set()  # settings that a row may be refused for
+        self._refused: list[Ask] = []  # rows that were
         self._url = "/v1/responses" if isinstance(api, OpenAIResponses) else "/v1/chat/completions"
 
     def predict(self, asks: Sequence[Ask]) -> Iterator[list[Prediction]]:
+        self._sent = {*SAMPLING, "stop"} - self.dropped
         wanted = {ask.key(self.fingerprint, self.generation): ask for ask in asks}
         known, away = self._known(wanted)
         batches = [
@@ -77,6 +80,9 @@ class BatchPredictor(HostedPredictor):
                 continue
             yield answers
             self._forget(batch_id)  # only now are the answers on disk
+        if self._refused:
+            again, self._refused = self._refused, []
+            yield from self.predict(again)
 
     def _known(self, wanted: Mapping[str, Ask]) -> tuple[list[tuple[str, list[str]]], dict[str, str]]:
         """Batches of earlier runs that hold wanted rows, with these rows' keys; and, by key, why a batch cannot be
@@ -109,7 +115,7 @@ class BatchPredictor(HostedPredictor):
         size = MAX_BYTES + 1
         for key, ask in wanted.items():
             try:
-                body = self.api.request(ask.body, self.generation)
+                body = self.accepted(self.api.request(ask.body, self.generation))
             except (OSError, ValueError) as error:
                 refused.append(failed(ask, self.name, redact(f"the request cannot be built: {error}")))
                 continue
@@ -184,7 +190,7 @@ class BatchPredictor(HostedPredictor):
         )
 
     def upper_usd(self, talk: Any) -> float:
-        return self.price.of(self.tokens_ahead(talk), self.generation.max_new_tokens, batch=True)
+        return self.price.of(self.tokens_ahead(talk), self.api.most_out(self.generation), batch=True)
 
     def _collect(self, batch_id: str, asked: Mapping[str, Ask]) -> list[Prediction] | None:
         """Wait for the batch and read its files; what neither file names is an error row. None: it is not done yet."""
@@ -199,17 +205,24 @@ class BatchPredictor(HostedPredictor):
                 continue
             for entry in patiently(lambda at=file_id: self._download(at)):
                 ask = asked.get(entry.get("custom_id"))
-                if ask is not None:
+                if ask is not None and self._refuses_a_setting(entry):
+                    self._refused.append(ask)
+                elif ask is not None:
                     rows[entry["custom_id"]] = self._row(ask, entry, latency)
         if batch_id in self._tickets:
             self.budget.settle(self._tickets[batch_id], sum(row.cost_usd for row in rows.values()))
         reason = f"batch {batch_id} ended as {batch.status} without an answer to this row"
-        return [rows.get(key) or failed(ask, self.name, reason) for key, ask in asked.items()]
+        left = {key: ask for key, ask in asked.items() if ask not in self._refused}
+        return [rows.get(key) or failed(ask, self.name, reason) for key, ask in left.items()]
 
     def _download(self, file_id: str) -> list[dict[str, Any]]:
         return [
             json.loads(line) for line in self._client.files.content(file_id).text.splitlines() if line.strip()
         ]
+
+    def _refuses_a_setting(self, entry: dict[str, Any]) -> bool:
+        response = entry.get("response") or {}
+        return response.get("status_code") == 400 and self.drop_refused(json.dumps(response), self._sent)
 
     def _row(self, ask: Ask, entry: dict[str, Any], latency: float) -> Prediction:
         from openai.types.chat import ChatCompletion

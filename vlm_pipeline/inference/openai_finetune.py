@@ -41,12 +41,13 @@ class FineTuneError(Exception):
 
 @dataclass(frozen=True)
 class TrainingFile:
-    """What is known of a file before it is uploaded; tokens are an upper bound."""
+    """What is known of a file before it is uploaded."""
 
     path: Path
     sha256: str
     rows: int
     tokens: int
+    tokens_at_most: int
 
     @property
     def remote_name(self) -> str:
@@ -80,17 +81,23 @@ def inspect_file(
     if report.blocking:
         shown = "; ".join(map(str, report.blocking[:3]))
         raise FineTuneError(f"{path} would be refused ({len(report.blocking)} findings): {shown}")
-    return TrainingFile(path, file_hash(path, length=64), report.examples, report.tokens)
+    return TrainingFile(
+        path, file_hash(path, length=64), report.examples, report.tokens, report.tokens_at_most
+    )
 
 
 def estimate(train: TrainingFile, settings: OpenAIFineTunedPredictor, price: Price) -> dict[str, Any]:
-    """Upper bound of what the job costs, with what it was made from."""
-    found = hosted_fine_tune(train.rows, train.tokens, price.of_training(), settings.n_epochs)
+    """What the job costs (`usd`), and what it may cost at most: the budget has to hold the second."""
+    found, most = (
+        hosted_fine_tune(train.rows, tokens, price.of_training(), settings.n_epochs)
+        for tokens in (train.tokens, train.tokens_at_most)
+    )
     return {
         "rows": train.rows,
         "tokens": train.tokens,
         "epochs": found.epochs,
         "usd": found.cost_usd,
+        "usd_at_most": most.cost_usd,
         "prices_as_of": price.as_of,
     }
 
@@ -157,7 +164,7 @@ def _submit(
         if job is None:
             try:
                 ticket = budget.reserve(
-                    priced["usd"], f"fine-tuning {settings.model} on {priced['rows']} rows"
+                    priced["usd_at_most"], f"fine-tuning {settings.model} on {priced['rows']} rows"
                 )
             except BudgetExhausted as error:
                 raise FineTuneError(f"{error}; raise budget.money_usd or train on less") from error
@@ -184,7 +191,7 @@ def _submit(
             info = _look(info, client)
             write_json(info_path, info)
     say(
-        f"fine-tuning job {job.id}: {priced['rows']} rows, {priced['epochs']} epochs, at most {priced['usd']:.2f} USD"
+        f"fine-tuning job {job.id}: {priced['rows']} rows, {priced['epochs']} epochs, about {priced['usd']:.2f} USD, at most {priced['usd_at_most']:.2f}"
     )
     return info
 

@@ -22,6 +22,11 @@ class Predictor(Protocol):
     fingerprint: str
     generation: GenerationSettings
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether the answers of now would be given again; may become False while rows are asked."""
+        ...
+
     def predict(self, asks: Sequence[Ask]) -> Iterator[list[Prediction]]:
         """Answers and error rows as they arrive; the rows of one list finished together and are stored together."""
         ...
@@ -50,20 +55,27 @@ def predict_table(
     *,
     cache_folder: Path,
     output: Path,
-    about: dict[str, Any] | None = None,
+    about: Callable[[], dict[str, Any]] = dict,
     progress: Progress | None = None,
 ) -> Counts:
     """Write the prediction table `output` for `asks`, in their order; returns the counts.
 
     Requests whose key the cache knows are reused; equal requests are asked once; failed rows become error rows
     and are asked again by the next call. An answer is on disk before the next list is fetched, so a killed run
-    loses what is in flight and nothing else.
+    loses what is in flight and nothing else. `about` is asked last: what the table says beside its rows.
     """
     started = time.perf_counter()
     asks = _sampled(predictor, asks)
     keys = [ask.key(predictor.fingerprint, predictor.generation) for ask in asks]
-    store = _answers(predictor, cache_folder, output)
-    stored = store.get_many(keys)
+    # Answers that would not be given again stand in no other table: a journal beside this one keeps them until it is
+    # whole, so that a killed run goes on and a finished one starts afresh.
+    cache, journal = (
+        RowCache(cache_folder, predictor.fingerprint),
+        RowCache(output.parent / "journal", output.stem),
+    )
+    stored = journal.get_many(keys)
+    if predictor.deterministic:
+        stored |= cache.get_many(keys)
     first_with: dict[str, Ask] = {}
     for ask, key in zip(asks, keys, strict=True):
         if key not in stored:
@@ -75,7 +87,8 @@ def predict_table(
     if first_with:
         for rows in predictor.predict(list(first_with.values())):
             arrived = {key_of[row.id, row.sample]: row for row in rows}
-            store.put_many({key: row.stored for key, row in arrived.items() if row.error is None})
+            place = cache if predictor.deterministic else journal
+            place.put_many({key: row.stored for key, row in arrived.items() if row.error is None})
             fresh |= arrived
             if progress:
                 progress(len(fresh), len(first_with))
@@ -96,11 +109,11 @@ def predict_table(
         "predictor": predictor.name,
         "fingerprint": predictor.fingerprint,
         "generation": predictor.generation.model_dump(mode="json"),
-        **(about or {}),
+        **about(),
     }
     write_predictions(output, table, description)
-    if not predictor.generation.deterministic and not any(row.error for row in table):
-        store.path.unlink(missing_ok=True)  # the table is whole: the journal has served
+    if not any(row.error for row in table):
+        journal.path.unlink(missing_ok=True)
     new = list(fresh.values())
     return Counts(
         rows=len(table),
@@ -116,11 +129,3 @@ def predict_table(
 
 def _sampled(predictor: Predictor, asks: Sequence[Ask]) -> list[Ask]:
     return [one for ask in asks for one in ask.samples(predictor.generation.samples)]
-
-
-def _answers(predictor: Predictor, cache_folder: Path, output: Path) -> RowCache:
-    """The shared cache; for sampled answers a journal beside the table, so that a killed run goes on and a finished
-    one starts afresh: a sampled answer must never stand in for another draw."""
-    if predictor.generation.deterministic:
-        return RowCache(cache_folder, predictor.fingerprint)
-    return RowCache(output.parent / "journal", output.stem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +122,16 @@ class _Session:
         predictor: Any,
         asks: Sequence[Ask],
         output: Path,
-        about: dict[str, Any] | None = None,
+        about: Callable[[], dict[str, Any]] = dict,
     ) -> Counts:
         def progress(done: int, total: int) -> None:
             self.reporter.progress(f"{predictor.name}: answers", done, total)
 
-        about = {"settings": settings.model_dump(mode="json", exclude={"generation"}), **(about or {})}
+        def described() -> dict[str, Any]:
+            return {"settings": settings.model_dump(mode="json", exclude={"generation"}), **about()}
+
         counts = predict_table(
-            predictor, asks, cache_folder=self.store.cache, output=output, about=about, progress=progress
+            predictor, asks, cache_folder=self.store.cache, output=output, about=described, progress=progress
         )
         self.reporter.say(
             f"{predictor.name}: {counts.rows} rows, {counts.asked} asked, {counts.reused} reused, "

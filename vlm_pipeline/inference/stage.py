@@ -183,6 +183,7 @@ def known_fine_tune(task: Task, store: TaskStore, predictor: OpenAIFineTunedPred
 def _fine_tuned(info: dict[str, Any]) -> Artifact:
     metadata = {"status": info["status"], "job": info["job_id"], "model": info.get("fine_tuned_model")}
     metadata["estimated_usd"] = float(info["estimate"]["usd"])
+    metadata["at_most_usd"] = float(info["estimate"]["usd_at_most"])
     return Artifact(content_hash([info["key"], info["status"]]), metadata, reason=info["status"])
 
 

@@ -6,10 +6,6 @@ import hashlib
 import io
 import json
 import logging
-import random
-import re
-import threading
-import time
 import traceback
 from typing import Any
 
@@ -17,16 +13,14 @@ import pytest
 
 from vlm_pipeline.examples.example import ImageRef
 from vlm_pipeline.formatting.conversation import Conversation
-from vlm_pipeline.inference.budget import Budget, BudgetExhausted
-from vlm_pipeline.inference.chat import anthropic_messages, conversation_hash, openai_chat
+from vlm_pipeline.inference.budget import Budget
+from vlm_pipeline.inference.chat import conversation_hash
 from vlm_pipeline.inference.hosted_run import make_hosted
-from vlm_pipeline.inference.limiter import Limiter, backoff_s
 from vlm_pipeline.inference.openai_finetune import FineTuneError, client_for, refresh, submit
 from vlm_pipeline.inference.patience import RequestFailed
 from vlm_pipeline.inference.predict import Counts, predict_table
 from vlm_pipeline.inference.prediction import Ask, Prediction, read_predictions
 from vlm_pipeline.inference.predictors import availability
-from vlm_pipeline.inference.prices import PriceError, price_of
 from vlm_pipeline.redaction import redact
 from vlm_pipeline.settings.predictors import (
     AnthropicPredictor,
@@ -37,6 +31,7 @@ from vlm_pipeline.settings.predictors import (
     OpenAIPredictor,
 )
 from vlm_pipeline_tests.servers.hosted_api import (
+    FAULTS,
     Faults,
     Question,
     StandIn,
@@ -182,77 +177,6 @@ def test_concurrency_adapts_to_what_the_server_takes():
     assert predictor.limiter.limit < 16 and 0 < refused < 60
 
 
-def test_retry_after_is_obeyed():
-    limiter = Limiter(8)
-    limiter.refused(0.2)
-    started = time.monotonic()
-    with limiter.slot():
-        assert time.monotonic() - started >= 0.19
-    assert limiter.limit == 4
-    limiter.refused(None)
-    assert limiter.limit == 4, "one burst of 429 halves once"
-    for _ in range(100):
-        limiter.succeeded()
-    assert limiter.limit == 8
-
-
-def test_backoff_is_jittered_and_bounded():
-    pauses = [backoff_s(attempt, random.Random(attempt), most=30) for attempt in range(1, 40)]
-    assert len(set(pauses)) > 30 and max(pauses) <= 30 and min(pauses) >= 0
-
-
-def test_the_budget_stops_before_the_next_call():
-    rows = asks(30)
-    with serving() as (stand_in, url):
-        unlimited = predictor_for("chat", url)
-        price_of_ten = sum(sorted(unlimited.upper_usd(row.body) for row in rows)[:10])
-        budget = Budget(price_of_ten)
-        answers = collect(predictor_for("chat", url, budget=budget, concurrency=1), rows)
-        paid = sum(answer.cost_usd for answer in answers.values())
-        assert budget.spent_usd <= budget.limit_usd and paid <= budget.limit_usd
-        assert stand_in.requests.total() == len([one for one in answers.values() if one.error is None]) > 0
-    stopped = [answer for answer in answers.values() if answer.error]
-    assert len(answers) == 30 and stopped and all("not asked" in (answer.error or "") for answer in stopped)
-
-
-def test_a_zero_budget_sends_nothing():
-    with serving() as (stand_in, url):
-        answers = collect(predictor_for("chat", url, budget=Budget(0.0)), asks(3))
-        assert stand_in.requests.total() == 0
-    assert all("not asked" in (answer.error or "") for answer in answers.values())
-
-
-def test_the_budget_holds_over_processes_and_counts_lost_calls(tmp_path):
-    ledger = tmp_path / "run.jsonl"
-    first, second = Budget(1.0, ledger), Budget(1.0, ledger)
-    ticket = first.reserve(0.6)
-    with pytest.raises(BudgetExhausted):
-        second.reserve(0.5)
-    first.settle(ticket, 0.1)
-    lost = second.reserve(0.5)
-    assert Budget(1.0, ledger).spent_usd == pytest.approx(0.6), "an unsettled call counts at its upper bound"
-    second.settle(lost, 0.5)
-    with pytest.raises(BudgetExhausted):
-        first.reserve(0.41)
-
-
-def test_the_budget_holds_under_threads():
-    budget = Budget(1.0)
-    granted = []
-
-    def spend() -> None:
-        for _ in range(20):
-            try:
-                granted.append(budget.reserve(0.03))
-            except BudgetExhausted:
-                return
-
-    threads = [threading.Thread(target=spend) for _ in range(8)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-    assert len(granted) == 33
-
-
 def test_a_wrong_key_asks_once_and_shows_the_key_nowhere(tmp_path, caplog, monkeypatch, capfd):
     """The stand-in echoes the key in its refusal, as providers do in part; it must not get any further."""
     key = "sk-secret-8f7e6d5c4b3a"
@@ -268,7 +192,7 @@ def test_a_wrong_key_asks_once_and_shows_the_key_nowhere(tmp_path, caplog, monke
                 asks(20),
                 cache_folder=tmp_path / "cache",
                 output=output,
-                about={"settings": settings_for(kind, url).model_dump(mode="json")},
+                about=lambda kind=kind: {"settings": settings_for(kind, url).model_dump(mode="json")},
             )
             assert counts.failed == 20
         assert stand_in.requests.total() < 5 * 20, "a refused key must stop the rest"
@@ -323,6 +247,47 @@ def test_a_model_that_refuses_temperature_is_asked_without_it(kind):
     assert all(answer.error is None for answer in answers.values())
 
 
+def test_answers_at_a_temperature_that_nobody_asked_for_are_not_cached(tmp_path):
+    """Without its temperature of 0 the same question may get another answer: such an answer stands in no other table,
+    and only a run that did not end goes on with it."""
+    place = {"cache_folder": tmp_path / "cache", "output": tmp_path / "t.parquet"}
+    with serving(StandIn(refuse_temperature=True)) as (stand_in, url):
+        predict_table(predictor_for("chat", url), asks(3), **place)
+        assert not list((tmp_path / "cache").rglob("*.jsonl"))
+        dying = predictor_for("chat", url, concurrency=1)
+        rows = dying.predict(asks(4))
+        dying.predict = lambda _: iter([next(rows), next(rows)])  # the process ends after two answers
+        predict_table(dying, asks(4), **place)
+        rows.close()
+        paid = stand_in.requests.total()
+        counts = predict_table(predictor_for("chat", url), asks(4), **place)
+        assert counts.reused == 2 and counts.failed == 0
+        assert stand_in.requests.total() - paid <= 2 + 2, (
+            "two rows, each refused with a temperature once at most"
+        )
+        assert predict_table(predictor_for("chat", url), asks(4), **place).reused == 0
+
+
+def test_what_an_api_cannot_express_is_listed_and_what_it_would_cut_is_refused():
+    from vlm_pipeline.inference.apis import AnthropicMessages, OpenAIChat, OpenAIResponses
+
+    varied = GenerationSettings(preset="varied", temperature=1.5, stop=list("abcde"))
+    talk = ask(1).body
+    apis = {
+        "chat": OpenAIChat(None, "m"), "compatible": OpenAIChat(None, "m", compatible=True),
+        "responses": OpenAIResponses(None, "m"), "anthropic": AnthropicMessages(None, "m"),
+    }  # fmt: skip
+    common = ["min_new_tokens", "no_repeat_ngram_size", "repetition_penalty", "seed"]
+    assert {name: api.unmet(varied) for name, api in apis.items()} == {
+        "chat": [*common, "top_k"], "compatible": ["no_repeat_ngram_size", "seed"],
+        "responses": [*common, "stop", "top_k"], "anthropic": [*common, "top_p", "temperature above 1"],
+    }  # fmt: skip
+    assert all(api.unmet(GENERATION) == [] for api in apis.values())
+    assert apis["compatible"].request(talk, varied)["stop"] == list("abcde")
+    assert "takes 4 stop strings" in (apis["chat"].refuse(varied) or "")
+    assert all(apis[name].refuse(varied) is None for name in ("compatible", "responses", "anthropic"))
+
+
 def test_answers_of_another_server_are_never_reused(tmp_path):
     rows = asks(2)
     with serving() as (_, one), serving() as (_, other):
@@ -331,58 +296,6 @@ def test_answers_of_another_server_are_never_reused(tmp_path):
         place = {"cache_folder": tmp_path / "cache", "output": tmp_path / "t.parquet"}
         counts: list[Counts] = [predict_table(predictor, rows, **place) for predictor in (first, second)]
     assert [count.asked for count in counts] == [2, 2]
-
-
-def test_tool_calls_of_a_hosted_model_read_like_those_of_a_local_one():
-    from vlm_pipeline.inference.chat import with_calls
-
-    text = with_calls(None, [("get_weather", '{"city": "Oslo"}')])
-    assert re.fullmatch(r"<tool_call>\n(.*)\n</tool_call>", text)
-    assert json.loads(text.split("\n")[1]) == {"name": "get_weather", "arguments": {"city": "Oslo"}}
-    assert with_calls("So:", [("f", "{broken")]).startswith("So:\n<tool_call>")
-
-
-def test_conversations_in_each_providers_words():
-    image = picture(3)
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-    talk = Conversation(
-        [
-            {"role": "system", "content": "S"},
-            {"role": "user", "content": [{"type": "image", "index": 0}, {"type": "text", "text": "Q"}]},
-            {
-                "role": "assistant",
-                "content": "",
-                "tool_calls": [{"name": "f", "arguments": {"a": 1}, "id": "c1"}],
-            },
-            {"role": "tool", "content": "R", "tool_call_id": "c1"},
-            {"role": "user", "content": "Q2"},
-        ],
-        [image],
-        tools,
-    )
-    chat = openai_chat(talk)
-    assert chat["messages"][1]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
-    assert chat["messages"][2]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
-    assert chat["messages"][3]["tool_call_id"] == "c1" and chat["tools"] == tools
-    claude = anthropic_messages(talk)
-    assert claude["system"] == "S" and [turn["role"] for turn in claude["messages"]] == [
-        "user",
-        "assistant",
-        "user",
-    ]
-    assert [block["type"] for block in claude["messages"][2]["content"]] == ["tool_result", "text"]
-
-
-def test_prices_by_family_override_and_unknown_model(tmp_path):
-    assert price_of("gpt-4o-mini-2024-07-18", env={}).input == 0.15
-    assert price_of("ft:gpt-4o-mini-2024-07-18:me::abc", env={}).output == 1.20
-    assert price_of("gpt-4o", env={}).of(1_000_000, 0, batch=True) == 1.25
-    path = tmp_path / "prices.yaml"
-    path.write_text("as_of: 2027-01-01\nmodels:\n  gpt-4o: {input: 9, output: 8}\n")
-    own = price_of("gpt-4o-2024-11-20", env={"VLM_PIPELINE_PRICES": str(path)})
-    assert (own.input, own.as_of) == (9, "2027-01-01")
-    with pytest.raises(PriceError, match="some-new-model"):
-        price_of("some-new-model", env={})
 
 
 def test_unavailable_predictors_say_why(tmp_path):
@@ -399,11 +312,13 @@ def test_unavailable_predictors_say_why(tmp_path):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["chat", "responses", "anthropic"])
+_SLOW = ("responses", "azure", "compatible", "anthropic")
+
+
+@pytest.mark.parametrize("kind", ["chat", *(pytest.param(kind, marks=pytest.mark.slow) for kind in _SLOW)])
 def test_a_thousand_rows_complete_under_faults(kind, tmp_path):
     rows = asks(1000)
-    faults = Faults(0.3, seed=2, slow_s=0.05, retry_after_s=0.02)
+    faults = Faults(0.3, seed=2, slow_s=0.02, retry_after_s=0.02)
     with serving(StandIn(faults=faults)) as (stand_in, url):
         counts = predict_table(
             predictor_for(kind, url, concurrency=16),
@@ -417,6 +332,6 @@ def test_a_thousand_rows_complete_under_faults(kind, tmp_path):
             counts = predict_table(
                 predictor_for(kind, url), rows, cache_folder=tmp_path / "cache", output=tmp_path / "t.parquet"
             )
-        assert len(stand_in.paid) == 1000
+        assert len(stand_in.paid) == 1000 and set(stand_in.injected) == set(FAULTS)
     table = {row.id: row.text for row in read_predictions(tmp_path / "t.parquet")}
     assert counts.failed == 0 and table == expected(rows)

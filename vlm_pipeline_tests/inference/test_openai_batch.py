@@ -101,6 +101,15 @@ def test_a_server_that_refuses_while_a_batch_runs_costs_no_table_and_no_second_b
         assert len(stand_in.batches) == 1
 
 
+def test_a_model_that_refuses_temperature_is_asked_in_a_second_batch_without_it(tmp_path):
+    rows, place = asks(5), {"cache_folder": tmp_path / "cache", "output": tmp_path / "b.parquet"}
+    with serving(StandIn(batch_s=0.0, refuse_temperature=True)) as (stand_in, url):
+        predictor = batch_predictor(url, tmp_path)
+        counts = predict_table(predictor, rows, **place)
+        assert len(stand_in.batches) == 2 and predictor.dropped == {"temperature"}
+    assert counts.failed == 0 and len(read_predictions(tmp_path / "b.parquet")) == 5
+
+
 def test_money_for_a_batch_is_set_aside_only_when_one_is_made(tmp_path):
     rows = asks(4)
     with serving(StandIn(batch_s=0.0)) as (stand_in, url):

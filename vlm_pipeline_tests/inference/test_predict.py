@@ -33,6 +33,10 @@ class Echo:
         self.asked: list[str] = []
         self.batch = batch
 
+    @property
+    def deterministic(self) -> bool:
+        return self.generation.deterministic
+
     def predict(self, asks: Sequence[Ask]) -> Iterator[list[Prediction]]:
         for start in range(0, len(asks), self.batch):
             yield [self._one(ask) for ask in reversed(asks[start : start + self.batch])]

@@ -116,9 +116,10 @@ def test_all_hosted_models_of_a_run_spend_from_one_budget(hosted) -> None:
 
 def test_a_fine_tune_leaves_the_models_of_its_run_the_rest_of_the_budget(hosted) -> None:
     _, stage, _ = hosted
-    estimated = stage.fine_tune("ft_one").metadata["estimated_usd"]
+    job = stage.fine_tune("ft_one").metadata
     spent = stage.predict("small").metadata
-    assert spent["spent_usd"] == pytest.approx(estimated + spent["cost_usd"]) and estimated > 0
+    assert spent["spent_usd"] == pytest.approx(job["at_most_usd"] + spent["cost_usd"])
+    assert job["at_most_usd"] > job["estimated_usd"] > 0
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 KEY = "stand-in-key-0123456789"
+_NO_TEMPERATURE = "Unsupported parameter: 'temperature' is not supported with this model."
 FAULTS = ("429", "500", "slow", "cut", "malformed")
 
 
@@ -326,7 +327,7 @@ def build_app(stand_in: StandIn) -> FastAPI:
 
 def _chat(stand_in: StandIn, body: dict[str, Any], key: str | None) -> Any:
     if stand_in.refuse_temperature and "temperature" in body:
-        return _error(400, "Unsupported parameter: 'temperature' is not supported with this model.", "unsupported_parameter", "temperature")  # fmt: skip
+        return _error(400, _NO_TEMPERATURE, "unsupported_parameter", "temperature")
     question = _question(body["model"], body["messages"])
     text, tokens_in, tokens_out = stand_in.reply(
         question, key or stand_in.new_id("key"), len(question.images)
@@ -497,11 +498,10 @@ def _batch_view(stand_in: StandIn, batch: dict[str, Any]) -> dict[str, Any]:
         good, bad = [], []
         for line in stand_in.files[batch["input_file_id"]][1].splitlines():
             entry = json.loads(line)
-            if stand_in.faults.draw():
-                failure = {
-                    "status_code": 500,
-                    "body": {"error": {"message": "the stand-in was told to fail"}},
-                }
+            refused = stand_in.refuse_temperature and "temperature" in entry["body"]
+            if refused or stand_in.faults.draw():
+                message = _NO_TEMPERATURE if refused else "the stand-in was told to fail"
+                failure = {"status_code": 400 if refused else 500, "body": {"error": {"message": message}}}
                 bad.append({"custom_id": entry["custom_id"], "response": failure, "error": None})
                 continue
             respond = _responses if entry["url"].endswith("responses") else _chat
