@@ -91,11 +91,10 @@ def event_metadata(artifact: Artifact, *, partition: bool = False) -> dict[str, 
     return metadata
 
 
-def record(artifact: Artifact) -> dg.MaterializeResult:
-    """The result of an unpartitioned asset."""
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(artifact.data_version), metadata=event_metadata(artifact)
-    )
+def record(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dg.MaterializeResult:
+    """The result of an unpartitioned asset; `links` say where more of it is to be seen."""
+    metadata = {**event_metadata(artifact), **to_metadata(links or {})}
+    return dg.MaterializeResult(data_version=dg.DataVersion(artifact.data_version), metadata=metadata)
 
 
 def record_sections(

@@ -122,7 +122,7 @@ def _score_index(source: Any, view: Comparison) -> dict[str, dict[str, dict[str,
             continue
         scorer = scorers[position]
         told = {"kind", "headline", *_SAID}
-        if "kind" in table and table["kind"][position] in _NUMERIC:
+        if "kind" in table and table["kind"][position] in NUMERIC:
             told |= {"values", "extracted", "gold"}
         names = table if scorer == deciding else table.keys() & told
         row = {name: table[name][position] for name in names}
@@ -134,7 +134,7 @@ def _score_index(source: Any, view: Comparison) -> dict[str, dict[str, dict[str,
 
 
 _SAID = ("reason", "notes", "detail")
-_NUMERIC = ("score", "quantity", "number")  # kinds of scorers whose answers are numbers
+NUMERIC = ("score", "quantity", "number")  # kinds of scorers whose answers are numbers
 
 
 def _apply_scores(answer: Answer, scores: Mapping[str, Mapping[str, Any]], view: Comparison) -> None:
@@ -145,9 +145,9 @@ def _apply_scores(answer: Answer, scores: Mapping[str, Mapping[str, Any]], view:
     if deciding in scores:
         _apply_score(answer, scores[deciding], view)
     by_rank = sorted(scores, key=lambda name: name != deciding)
-    numeric = next((scores[name] for name in by_rank if scores[name].get("kind") in _NUMERIC), None)
+    numeric = next((scores[name] for name in by_rank if scores[name].get("kind") in NUMERIC), None)
     if numeric:
-        _apply_numbers(answer, numeric)
+        answer.expected_number, answer.extracted_number, answer.unit = numbers_of(numeric)
     others = [(name, score) for name, score in scores.items() if name != deciding]
     notes = [answer.reason, *(_labelled(name, score) for name, score in others)]
     answer.reason = "\n".join(note for note in notes if note)
@@ -173,14 +173,14 @@ def _apply_score(answer: Answer, score: Mapping[str, Any], view: Comparison) -> 
     answer.reward = _number(values.get("reward"))
 
 
-def _apply_numbers(answer: Answer, score: Mapping[str, Any]) -> None:
-    """What was expected and what was read, as scoring compared them: quantities in the unit of the expected one."""
+def numbers_of(score: Mapping[str, Any]) -> tuple[float | None, float | None, str]:
+    """What was expected, what was read, and the unit of both, as scoring compared them."""
     values, gold = score.get("values") or {}, score.get("gold")
-    quantity = "expected" in values
-    answer.expected_number = _number(values.get("expected") if quantity else gold)
-    answer.extracted_number = _number(values.get("value") if quantity else score.get("extracted"))
-    if quantity and isinstance(gold, str):  # "42 Nm, 90 deg": the first one is compared
-        answer.unit = gold.split(", ", 1)[0].partition(" ")[2]
+    if "expected" not in values:
+        return _number(gold), _number(score.get("extracted")), ""
+    # "42 Nm, 90 deg": the first quantity is the one that was compared
+    unit = gold.split(", ", 1)[0].partition(" ")[2] if isinstance(gold, str) else ""
+    return _number(values["expected"]), _number(values.get("value")), unit
 
 
 def _labelled(scorer: str, score: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vlm_pipeline.reporting.rows import Row
 from vlm_pipeline.reporting.view import Predictor
@@ -10,16 +10,22 @@ from vlm_pipeline.reporting.view import Predictor
 Pairs = dict[str, list[tuple[float, float]]]  # predictor name -> (expected, predicted)
 
 
-def pairs_by_unit(rows: Sequence[Row]) -> dict[str, Pairs]:
-    """Rows where both numbers are known; units by how often they occur, "" where the numbers have none."""
+def pairs_by_unit(
+    numbers: Iterable[tuple[str, float | None, float | None, str]],
+) -> dict[str, Pairs]:
+    """From (predictor, expected, read, unit), where both are known: units by how often they occur, "" for none."""
     found: dict[str, Pairs] = {}
-    for row in rows:
-        for name, answer in row.answers.items():
-            if answer.expected_number is not None and answer.extracted_number is not None:
-                pair = (answer.expected_number, answer.extracted_number)
-                found.setdefault(answer.unit, {}).setdefault(name, []).append(pair)
+    for name, expected, read, unit in numbers:
+        if expected is not None and read is not None:
+            found.setdefault(unit, {}).setdefault(name, []).append((expected, read))
     sizes = {unit: sum(map(len, pairs.values())) for unit, pairs in found.items()}
     return {unit: found[unit] for unit in sorted(found, key=lambda unit: (-sizes[unit], unit))}
+
+
+def numbers_of_rows(rows: Sequence[Row]) -> Iterator[tuple[str, float | None, float | None, str]]:
+    for row in rows:
+        for name, answer in row.answers.items():
+            yield name, answer.expected_number, answer.extracted_number, answer.unit
 
 
 def rewards(rows: Sequence[Row], predictors: Sequence[Predictor]) -> dict[str, list[float]]:

@@ -75,15 +75,6 @@ def _manifests(task: Task, store: TaskStore) -> dict[str, dict[str, Any]]:
     return {name: manifest for name in names if (manifest := read_manifest(store, name))}
 
 
-def loss_curve(record: dict[str, Any]) -> dict[str, Any]:
-    """The training curve of an adapter record as Markdown with a picture, for its asset."""
-    from vlm_pipeline.reporting.figures.training import training_curve
-    from vlm_pipeline.reporting.summary import picture_markdown
-
-    figure = training_curve(record)
-    return {"loss_curve": {"md": picture_markdown(figure)}} if figure else {}
-
-
 def report_inputs(task: Task, store: TaskStore, data_version: str | None = None) -> Any:
     from vlm_pipeline.inference.prediction import read_about
     from vlm_pipeline.reporting.inputs import ReportInputs

@@ -26,6 +26,7 @@ from vlm_pipeline.task import Task
 from vlm_pipeline.verdict import Verdict
 
 READY = "ready"
+Pictures = Callable[[Any, Any], dict[str, Any]]  # a result and what it was made from -> metadata with figures
 SCORED_COLUMNS = [
     "id",
     "section",
@@ -58,6 +59,7 @@ def make_metrics(
     *,
     run_id: str,
     picked: bool = True,
+    pictures: Pictures = lambda result, scores: {},
 ) -> Artifact:
     """`metrics/<model>.json` and the row scores beside it, per split; a predictor that did not run says why.
 
@@ -89,7 +91,7 @@ def make_metrics(
             result: dict[str, Any] = {"predictor": name, "status": status, "splits": {}}
             write_json(path, result)
             return Artifact(content_hash(result), {"status": status}, (path,))
-        return _score(task, store, name, run_id, log)
+        return _score(task, store, name, run_id, log, pictures)
 
     return make_once(store, f"metrics/{name}", inputs, make, log)
 
@@ -112,7 +114,9 @@ def _elsewhere(task: Task) -> dict[str, str]:
     return inputs
 
 
-def _score(task: Task, store: TaskStore, name: str, run_id: str, log: Callable[[str], None]) -> Artifact:
+def _score(
+    task: Task, store: TaskStore, name: str, run_id: str, log: Callable[[str], None], pictures: Pictures
+) -> Artifact:
     import pyarrow.parquet as pq
 
     from vlm_pipeline.scoring.metrics import compute_metrics
@@ -139,7 +143,9 @@ def _score(task: Task, store: TaskStore, name: str, run_id: str, log: Callable[[
     write_scores(scores_path, scores)
     write_json(path, result)
     silent = [name for name, summary in external.items() if summary.get("n_silent")]
-    metadata = _describe(result) | ({"silent": ", ".join(silent)} if silent else {})
+    metadata = (
+        _describe(result) | ({"silent": ", ".join(silent)} if silent else {}) | pictures(result, scores)
+    )
     return Artifact(content_hash(_timeless(result)), metadata, (path, scores_path))
 
 
@@ -238,6 +244,7 @@ def make_comparison(
     names: Sequence[str],
     log: Callable[[str], None],
     deciding: tuple[str, str] | None = None,
+    pictures: Pictures = lambda result, metrics: {},
 ) -> Artifact:
     """`comparison.json`: the picked predictors on the same test rows, base first.
 
@@ -262,6 +269,7 @@ def make_comparison(
             raise ValueError(f"the base {base!r} is {statuses[base]}; nothing can be compared without it")
         scores, predictions = scored_rows(store, ready, "test")
         log(f"comparing {', '.join(ready)} on {len({row['id'] for row in scores})} test rows")
+        metrics = {name: read_json(store.path("metrics", f"{name}.json"))["splits"]["test"] for name in ready}
         result = compare(
             scores,
             predictions,
@@ -270,14 +278,13 @@ def make_comparison(
             deciding=deciding,
             conditions={name: predictions_metadata(store, name).get("conditions", {}) for name in ready},
             not_run={name: status for name, status in statuses.items() if status != READY},
-            metrics={
-                name: read_json(store.path("metrics", f"{name}.json"))["splits"]["test"] for name in ready
-            },
+            metrics=metrics,
             confidence=1 - task.thresholds.alpha,
         )
         path = store.path("comparison.json")
         write_json(path, result)
-        return Artifact(content_hash(_timeless(result)), _describe_comparison(result), (path,))
+        metadata = _describe_comparison(result) | pictures(result, metrics)
+        return Artifact(content_hash(_timeless(result)), metadata, (path,))
 
     return make_once(store, "comparison", inputs, make, log)
 
@@ -349,11 +356,23 @@ def make_weak_sections(task: Task, store: TaskStore, log: Callable[[str], None])
             "candidate": name,
             "weak": len(weak),
             "weak_sections": ", ".join(weak) or "none",
-            "sections": {"table": result["sections"]},
+            "sections": {"table": [_weak_line(section) for section in result["sections"]]},
         }
         return Artifact(content_hash(result), metadata, (path,))
 
     return make_once(store, "weak_sections", inputs, make, log)
+
+
+def _weak_line(section: dict[str, Any]) -> dict[str, Any]:
+    """A section's finding as people read it."""
+    kinds = (f"{failure['kind'].replace('_', ' ')} {failure['n']}" for failure in section["failures"])
+    return {
+        **{key: section[key] for key in ("section", "finding", "estimate", "low", "high", "bar", "n")},
+        "unscored": section["n_unscored"],
+        "p (corrected)": section["p_bh"],
+        "rows to decide": section["rows_to_decide"],
+        "failures": ", ".join(kinds),
+    }
 
 
 def candidate(task: Task, store: TaskStore) -> str:

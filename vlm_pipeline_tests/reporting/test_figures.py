@@ -184,13 +184,13 @@ def test_long_names_are_broken_and_not_run_into_each_other() -> None:
 
 
 def test_kinds_of_failure_are_told_by_their_numbers_not_by_colours(view: Comparison) -> None:
-    figure = heat.failure_kinds(view)
+    figure = heat.failure_kinds(view.measured)
     assert figure is not None and figure.table.columns[0] == "Kind"
     for row in figure.table.rows[:-1]:
         assert row[0] in figure.svg and all(f">{count:,}<" in figure.svg for count in row[1:])
     assert figure.table.rows[-1][1:] == tuple(sum(p.failures.values()) for p in view.measured)
     assert (
-        heat.failure_kinds(replace(view, predictors=tuple(replace(p, failures={}) for p in view.predictors)))
+        heat.failure_kinds([replace(p, failures={}) for p in view.measured])
         is None
     )
 

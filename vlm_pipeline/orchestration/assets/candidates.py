@@ -22,7 +22,7 @@ def candidates_of(task: Task) -> dg.DynamicPartitionsDefinition:
 def candidate_assets(task: Task) -> list[dg.AssetsDefinition]:
     """They have partitions of their own, so no job over sections can hold them: the candidate sensor starts them."""
     partitions = candidates_of(task)
-    arguments = common(task, "5_candidates", "parquet", "huggingface")
+    arguments = common(task, "6_candidates", "parquet", "huggingface")
 
     @dg.asset(
         key=key(task, "candidate_predictions"),
@@ -59,7 +59,7 @@ def candidate_assets(task: Task) -> list[dg.AssetsDefinition]:
         partitions_def=partitions,
         deps=[candidate_predictions],
         description="Scores of the candidate on val, test and probes, as of every other model.",
-        **{**common(task, "5_candidates", "json"), "backfill_policy": None},
+        **{**common(task, "6_candidates", "json"), "backfill_policy": None},
     )
     def candidate_metrics(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         made: Artifact = make_candidate_metrics(
@@ -77,7 +77,7 @@ def leaderboard_asset(task: Task) -> dg.AssetsDefinition:
         key=key(task, "leaderboard"),
         deps=[key(task, "candidate_metrics"), *(key(task, "metrics", one.name) for one in task.predictors)],
         description="Tuned predictors and candidates, ranked on val rows with intervals; refused ones with the reason.",
-        **common(task, "5_candidates", "json"),
+        **common(task, "6_candidates", "json"),
     )
     def leaderboard(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_leaderboard(loop.task(task), loop.store(task), context.log.info))

@@ -1,5 +1,6 @@
 """Evaluation: predictions and metrics per model, the comparison, the report. Keep scoring out of this module."""
 
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -9,6 +10,7 @@ from vlm_pipeline.inference.stage import known_fine_tune, make_fine_tune, make_p
 from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
 from vlm_pipeline.orchestration.recording import record
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
+from vlm_pipeline.reporting.pictures import comparison_pictures, metric_pictures, report_rows
 from vlm_pipeline.reporting.stage import make_report
 from vlm_pipeline.scoring.stage import make_comparison, make_metrics, make_weak_sections
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor, TransformersPredictor
@@ -19,7 +21,7 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
     @dg.asset(
         key=key(task, "probes"),
         description="One row per hand-written critical question, rendered as the task's own rows are.",
-        **common(task, "3_evaluation", "parquet", "yaml"),
+        **common(task, "3_predictions", "parquet", "yaml"),
     )
     def probes(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_probes(loop.task(task), loop.store(task), context.log.info))
@@ -33,21 +35,27 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
         deps=metrics_keys,
         description="All predictors on the same test rows, the base first: paired differences with intervals, by "
         "section, and the decision in one sentence.",
-        **common(task, "4_decision", "json"),
+        **common(task, "5_decision", "json"),
     )
     def comparison(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         names, pair = task.picked(loop.predictors), task.asked_pair(loop.predictors)
-        return record(make_comparison(loop.task(task), loop.store(task), names, context.log.info, pair))
+        told, store = loop.task(task), loop.store(task)
+        drawn = partial(comparison_pictures, told)
+        made = make_comparison(told, store, names, context.log.info, pair, pictures=drawn)
+        return record(made, report_rows(store, outcome="worse"))
 
     @dg.asset(
         key=key(task, "weak_sections"),
         deps=metrics_keys,
         description="Sections below their bar on val rows, ranked by evidence, with the kinds of failure. "
         "The test split is never looked at here.",
-        **common(task, "4_decision", "json"),
+        **common(task, "5_decision", "json"),
     )
     def weak_sections(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_weak_sections(loop.task(task), loop.store(task), context.log.info))
+        store = loop.store(task)
+        return record(
+            make_weak_sections(loop.task(task), store, context.log.info), report_rows(store, "weak")
+        )
 
     @dg.asset(
         key=key(task, "report"),
@@ -56,7 +64,7 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
             *((key(task, "plan"), key(task, "adapter")) if trained else ()),
         ],
         description="The decision report: one HTML file that opens from disk, with JSON, tables and a workbook beside it.",
-        **common(task, "4_decision", "html", "excel"),
+        **common(task, "5_decision", "html", "excel"),
     )
     def report(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_report(loop.task(task), loop.store(task), context.log.info))
@@ -81,7 +89,7 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
         pool=GPU_POOL if local else None,
         description=f"One row per val, test and probe example as {predictor.label or name} answers it "
         f"({predictor.kind}): text, tokens, latency, cost, error.",
-        **common(task, "3_evaluation", "parquet", "huggingface" if local else "openai"),
+        **common(task, "3_predictions", "parquet", "huggingface" if local else "openai"),
     )
     def predictions(
         context: dg.AssetExecutionContext, loop: LoopOptions, payloads: PayloadClient
@@ -101,26 +109,27 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
             run_id=context.run_id,
             log=context.log.info,
         )
-        return record(made)
+        return record(made, report_rows(store, predictor=name))
 
     @dg.asset(
         key=key(task, "metrics", name),
         deps=[predictions, *base_metrics],
         description=f"Scores of {predictor.label or name} on val, test and probes, per section, each with n, "
         "unscored rows and a 95 % interval.",
-        **common(task, "3_evaluation", "json"),
+        **common(task, "4_metrics", "json"),
     )
     def metrics(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        picked = loop.picked(task, name)
+        told, store = loop.task(task), loop.store(task)
         made = make_metrics(
-            loop.task(task),
-            loop.store(task),
+            told,
+            store,
             predictor,
             context.log.info,
             run_id=context.run_id,
-            picked=picked,
+            picked=loop.picked(task, name),
+            pictures=partial(metric_pictures, told, name),
         )
-        return record(made)
+        return record(made, report_rows(store, predictor=name, outcome="wrong"))
 
     return [*fine_tune, predictions, metrics]
 

@@ -27,7 +27,7 @@ def promotion_assets(task: Task) -> list[dg.AssetsDefinition]:
         ],
         description="The adapter that ships. It moves only when every check of the list passes; that it does not is "
         "a result, no failure. History and roll-back: promoted.json, `python -m vlm_pipeline roll-back`.",
-        **common(task, "4_decision", "json"),
+        **common(task, "5_decision", "json"),
     )
     def promoted_adapter(
         context: dg.AssetExecutionContext, config: SignOff, loop: LoopOptions, payloads: PayloadClient

@@ -61,7 +61,7 @@ def regeneration_assets(task: Task) -> list[dg.AssetsDefinition]:
         deps=[key(task, name) for name in ("comparison", "weak_sections", "regenerated_rows")],
         description="Every round of the loop: what was made, what val and test showed, what it cost, and whether it "
         "was kept. An open round is judged here; one without a demonstrated gain on val is undone.",
-        **common(task, "4_decision", "json"),
+        **common(task, "5_decision", "json"),
     )
     def rounds(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         judged = make_rounds(loop.task(task), loop.store(task), context.log.info)
@@ -74,7 +74,7 @@ def regeneration_assets(task: Task) -> list[dg.AssetsDefinition]:
         deps=[rounds, key(task, "weak_sections")],
         description="What the next round would make: weak sections, kinds of question, rows, teacher; or why there "
         "is none. Nothing is made here.",
-        **common(task, "4_decision", "json"),
+        **common(task, "5_decision", "json"),
     )
     def regeneration_request(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_regeneration_request(loop.task(task), loop.store(task), context.log.info))

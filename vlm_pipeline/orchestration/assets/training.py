@@ -5,7 +5,7 @@ import dagster as dg
 from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
 from vlm_pipeline.orchestration.recording import record
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
-from vlm_pipeline.reporting.stage import loss_curve
+from vlm_pipeline.reporting.pictures import loss_curve
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import make_adapter, make_training_plan
 

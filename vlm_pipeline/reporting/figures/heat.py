@@ -57,9 +57,9 @@ def section_heatmap(view: Comparison) -> Figure | None:
     return _heatmap("sections", title, alt, view.sections, shown, cells, table, note)
 
 
-def failure_kinds(view: Comparison) -> Figure | None:
+def failure_kinds(predictors: Sequence[Predictor]) -> Figure | None:
     """How each predictor fails: rows by kind of failure."""
-    shown = [p for p in view.measured if p.failures]
+    shown = [p for p in predictors if p.failures]
     totals = {kind: sum(p.failures.get(kind, 0) for p in shown) for p in shown for kind in p.failures}
     kinds = sorted((kind for kind, n in totals.items() if n), key=lambda kind: (-totals[kind], kind))
     if not kinds:
