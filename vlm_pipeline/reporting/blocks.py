@@ -11,6 +11,7 @@ from typing import Any
 from vlm_pipeline.reporting.changes import Changes, flatten
 from vlm_pipeline.reporting.costs import cost_table
 from vlm_pipeline.reporting.inputs import ReportInputs
+from vlm_pipeline.reporting.judges import Judges, judges_block
 from vlm_pipeline.reporting.rows import Row
 from vlm_pipeline.reporting.view import Comparison, Metric, Table, is_number
 
@@ -30,6 +31,7 @@ class Blocks:
     quarantine_total: int
     findings: Table
     probes: Table | None
+    judges: Judges | None
     costs: Table
     provenance: list[tuple[str, Facts]]
     changes: Changes | None
@@ -51,6 +53,7 @@ def make_blocks(
         quarantine_total=total,
         findings=findings_table(inputs.findings),
         probes=probes_table(inputs.probes, view),
+        judges=judges_block(inputs.external, view),
         costs=cost_table(view, rows),
         provenance=provenance(inputs),
         changes=changes,
@@ -203,9 +206,7 @@ def probes_table(probes: Mapping[str, Any] | None, view: Comparison) -> Table | 
 
 def provenance(inputs: ReportInputs) -> list[tuple[str, Facts]]:
     """Hashes, versions and settings, from the caller and from what lies in the inputs."""
-    groups: list[tuple[str, Facts]] = []
-    if inputs.provenance:
-        groups.append(("Data versions", _rows_of(inputs.provenance)))
+    groups = [(title, _rows_of(block)) for title, block in inputs.provenance.items()]
     record = {
         k: v
         for k, v in (inputs.adapter or {}).items()
@@ -230,5 +231,5 @@ def _rows_of(block: Mapping[str, Any]) -> Facts:
     flat = {key: value for key, value in flatten(block).items() if value not in (None, "", [])}
     return [
         (key, value if is_number(value) or isinstance(value, bool) else str(value)[:500])
-        for key, value in list(flat.items())[:200]
+        for key, value in list(flat.items())[:500]
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
 from typing import Any
 
 from vlm_pipeline.examples.stage import quarantine_records
@@ -21,6 +24,20 @@ from vlm_pipeline.store import TaskStore, content_hash, read_json, safe_name
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import current_adapter
 
+LIBRARIES = (
+    *(
+        "vlm_pipeline",
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "tokenizers",
+        "numpy",
+        "scipy",
+        "pyarrow",
+    ),
+    *("pillow", "dagster", "deepeval", "openai", "anthropic", "matplotlib"),
+)
 REPORTED_COLUMNS = [
     "id",
     "section",
@@ -59,6 +76,7 @@ def _versions(task: Task, store: TaskStore) -> dict[str, str]:
         "findings": content_hash(verification_findings(task, store)),
         "rounds": content_hash([points(history(store)), looks_at_test(history(store))]),
         "task": content_hash(task.model_dump(mode="json")),
+        "libraries": content_hash(library_versions()),
     }
 
 
@@ -73,6 +91,33 @@ def _manifests(task: Task, store: TaskStore) -> dict[str, dict[str, Any]]:
         *("comparison", "weak_sections"),
     ]
     return {name: manifest for name in names if (manifest := read_manifest(store, name))}
+
+
+def _provenance(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the report stands on: versions of data and libraries, and how the answers were made."""
+    answers = {
+        name.removeprefix("predictions/"): {
+            **{key: found["metadata"].get(key) for key in ("rows", "asked", "reused", "failed")},
+            **found["metadata"].get("conditions", {}).get("engine", {}),
+        }
+        for name, found in manifests.items()
+        if name.startswith("predictions/") and "rows" in found["metadata"]
+    }
+    told = ("data_version", "inputs", "seconds")
+    return {
+        "Data versions": {name: {key: found[key] for key in told} for name, found in manifests.items()},
+        "Answers (rows, asked anew, found in the cache, failed; engine)": answers,
+        "Libraries": library_versions(),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Python and the installed libraries that figures depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def report_inputs(task: Task, store: TaskStore, data_version: str | None = None) -> Any:
@@ -103,10 +148,8 @@ def report_inputs(task: Task, store: TaskStore, data_version: str | None = None)
         quarantine=quarantine_records(task, store),
         findings=verification_findings(task, store),
         plan=read_json(store.path("plan.json"), default=None),
-        provenance={
-            name: {key: manifest[key] for key in ("data_version", "inputs", "seconds")}
-            for name, manifest in _manifests(task, store).items()
-        },
+        external={name: found["external"] for name, found in metrics.items() if found.get("external")},
+        provenance=_provenance(_manifests(task, store)),
         data_version=data_version,
         image_root=task.images_path,
     )

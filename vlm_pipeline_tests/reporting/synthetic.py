@@ -306,7 +306,7 @@ def make_inputs(
         ],
         "findings": [{"number": 31, "title": "leakage between splits", "row_id": "t-9", "section": "torque", "message": "two pages look alike, their answers differ", "remedy": "look at both pages", "blocking": False}],
         "probes": {"tuned": {"n": 24, "n_judged": 24, "n_passed": 22, "estimate": 22 / 24, "low": 0.742, "high": 0.977, "passes": True, "demonstrated": False, "failed": ["p-3", "p-17"]}},
-        "provenance": {"raw_examples": {"data_version": "a1b2c3"}, "versions": {"transformers": "5.17.0"}, "cache": {"hits": 31, "misses": 449}},
+        "provenance": {"Data versions": {"raw_examples": {"data_version": "a1b2c3"}}, "Libraries": {"transformers": "5.17.0"}, "Answers": {"tuned": {"asked": 449, "reused": 31}}},
     }  # fmt: skip
     return ReportInputs(**{**given, **extra})
 

@@ -87,7 +87,7 @@ def test_versions_are_kept_and_the_next_report_says_what_changed(small: ReportIn
     changed = replace(
         small,
         data_version="two",
-        provenance={**small.provenance, "raw_examples": {"data_version": "new-rows"}},
+        provenance={"Data versions": {"raw_examples": {"data_version": "new-rows"}}},
     )
     build_report(changed, folder)
     assert (folder / "versions" / "one" / "index.html").read_bytes() == first_page
@@ -102,8 +102,8 @@ def test_an_older_version_published_again_is_compared_with_the_last_one(
 ) -> None:
     bare = replace(small, rows=None, predictions={}, scores={})
     for name in ("a", "b"):
-        build_report(replace(bare, data_version=name, provenance={"rows": {"data_version": name}}), folder)
-    again = replace(bare, data_version="a", provenance={"rows": {"data_version": "a"}})
+        build_report(replace(bare, data_version=name, provenance={"Data versions": {"rows": name}}), folder)
+    again = replace(bare, data_version="a", provenance={"Data versions": {"rows": "a"}})
     build_report(again, folder)
     page = (folder / "index.html").read_text("utf-8")
     assert "What changed since the last report" in page and '<td dir="auto">b</td>' in page

@@ -189,10 +189,7 @@ def test_kinds_of_failure_are_told_by_their_numbers_not_by_colours(view: Compari
     for row in figure.table.rows[:-1]:
         assert row[0] in figure.svg and all(f">{count:,}<" in figure.svg for count in row[1:])
     assert figure.table.rows[-1][1:] == tuple(sum(p.failures.values()) for p in view.measured)
-    assert (
-        heat.failure_kinds([replace(p, failures={}) for p in view.measured])
-        is None
-    )
+    assert heat.failure_kinds([replace(p, failures={}) for p in view.measured]) is None
 
 
 def test_a_decision_about_two_others_leads_the_forest(tmp_path) -> None:

@@ -71,3 +71,7 @@ def test_provenance_names_what_the_report_stands_on_and_nothing_else(world: Worl
     names = {key.split(".", 1)[0] for key in found}
     assert names >= {"raw/torque", "formatted/fluids", "adapter", "probes", "metrics/tuned", "comparison"}
     assert "leaderboard" not in names
+    provenance = read_json(world.store.path("report", "report.json"))["provenance"]
+    assert provenance["Libraries"]["transformers"] and provenance["Libraries"]["python"]
+    answers = next(facts for title, facts in provenance.items() if title.startswith("Answers"))
+    assert answers["tuned.rows"] > 0 and "tuned.reused" in answers
