@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -84,27 +85,57 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     The temporary file is removed on any error. Raises OSError with the target's name (disk full, read-only).
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
-    owner = f"{socket.gethostname()}-{os.getpid()}"
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.{owner}-", suffix=".tmp")
+    handle, name = tempfile.mkstemp(**_beside(target))
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
+        _fsync(temporary)
         temporary.chmod(0o644)
         temporary.replace(target)
-        _fsync_folder(target.parent)
+        _fsync(target.parent)
     except OSError as error:
         raise OSError(error.errno, f"could not write {target}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(target: Path | str) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; on success it takes the target's place, and what lay there is removed.
+
+    Between the two there is no folder at all for a moment, and never a part of one. Raises OSError with the target's
+    name when it cannot be put in place.
+    """
+    target = Path(target)
+    temporary, former = (Path(tempfile.mkdtemp(**_beside(target))) for _ in range(2))
+    try:
+        yield temporary
+        try:
+            for path in temporary.rglob("*"):
+                _fsync(path)
+            temporary.chmod(0o755)
+            if target.exists():
+                target.rename(former / target.name)
+            temporary.rename(target)
+            _fsync(target.parent)
+        except OSError as error:
+            raise OSError(error.errno, f"could not write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def _beside(target: Path) -> dict[str, Any]:
+    """Where and how temporary siblings of `target` are made; those of dead processes are removed first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    return {"dir": target.parent, "prefix": f".{target.name}.{owner}-", "suffix": ".tmp"}
+
+
 def _sweep(folder: Path) -> None:
-    """Once per process and folder: remove temporary files whose process, of this machine, is gone."""
+    """Once per process and folder: remove temporary files and folders whose process, of this machine, is gone."""
     if (os.getpid(), folder) in _SWEPT:
         return
     _SWEPT.add((os.getpid(), folder))
@@ -112,7 +143,7 @@ def _sweep(folder: Path) -> None:
     for entry in os.scandir(folder):
         found = left.fullmatch(entry.name)
         if found and not _runs(int(found[1])):
-            Path(entry.path).unlink(missing_ok=True)
+            _remove(Path(entry.path))
 
 
 def _runs(process: int) -> bool:
@@ -125,8 +156,15 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -63,6 +63,44 @@ with atomic_path({str(tmp_path / "pictures.parquet")!r}) as temporary:
     assert [file.name for file in tmp_path.iterdir()] == ["other.json"]
 
 
+# Replaces a folder, and dies at the nth renaming or removal of one.
+_REPLACE = """
+import os, shutil, signal, sys
+from pathlib import Path
+from vlm_pipeline.store import atomic_folder
+left = int(sys.argv[3])
+def dying(original):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+    return call
+Path.rename, shutil.rmtree = dying(Path.rename), dying(shutil.rmtree)
+with atomic_folder(sys.argv[1]) as folder:
+    (folder / "rows").write_text(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "there"), [(1, ["old"]), (2, []), (3, ["new"])], ids=["old goes", "new comes", "clean-up"]
+)
+def test_killed_while_a_folder_is_replaced_it_is_whole_or_absent_and_the_next_process_tidies_up(
+    tmp_path: Path, call: int, there: list[str]
+) -> None:
+    def replace(text: str, dies: int = 0) -> int:
+        command = [sys.executable, "-c", _REPLACE, str(tmp_path / "dataset"), text, str(dies)]
+        return subprocess.run(command, check=False).returncode
+
+    assert replace("old") == 0
+    assert replace("new", dies=call) == -9
+    assert [file.read_text() for file in tmp_path.glob("dataset/*")] == there
+    assert replace("newer") == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["dataset"]
+    assert (tmp_path / "dataset" / "rows").read_text() == "newer"
+
+
 def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     program = f"""
 from vlm_pipeline.store import atomic_path

@@ -22,7 +22,7 @@ from vlm_pipeline.scoring.stage import (
     predictor_status,
     scored_rows,
 )
-from vlm_pipeline.store import TaskStore, content_hash, read_json, write_json
+from vlm_pipeline.store import TaskStore, atomic_folder, content_hash, read_json, write_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.record import AdapterError, adapter_version, read_record, write_record
 from vlm_pipeline.training.stage import base_identity
@@ -70,24 +70,19 @@ def _take_in(
     base = _base(task, store, formats)
     if source.kind == "store":
         read_record(folder)
-        with TemporaryDirectory(dir=folder.parent, prefix=".checked-") as temporary:
+        with TemporaryDirectory() as temporary:
             copy = Path(temporary) / folder.name
             shutil.copytree(folder, copy)
             return verify(copy, base, max_rank=task.candidates.max_rank).notes
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        fetched, whole = Path(temporary) / "fetched", Path(temporary) / "whole"
-        fetched.mkdir()
-        whole.mkdir()
-        notes = fetch(source, fetched, task.candidates.max_bytes)
-        verified = verify(fetched, base, max_rank=task.candidates.max_rank)
-        notes += verified.notes
-        shutil.move(fetched / "adapter_model.safetensors", whole / "adapter_model.safetensors")
+    with atomic_folder(folder) as whole:
+        with TemporaryDirectory(dir=whole) as temporary:
+            fetched = Path(temporary)
+            notes = fetch(source, fetched, task.candidates.max_bytes)
+            verified = verify(fetched, base, max_rank=task.candidates.max_rank)
+            notes += verified.notes
+            shutil.move(fetched / "adapter_model.safetensors", whole / "adapter_model.safetensors")
         write_json(whole / "adapter_config.json", verified.config)
         write_record(whole, _record(source, base, verified, notes))
-        if folder.exists():
-            shutil.rmtree(folder)
-        whole.rename(folder)
     log(f"{source.id} is accepted: {verified.parameters} weights in {len(verified.modules)} modules")
     return notes
 

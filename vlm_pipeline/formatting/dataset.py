@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from vlm_pipeline.examples.stage import quarantine_records
@@ -15,7 +13,7 @@ from vlm_pipeline.formatting.prepared import formatted_paths, formatted_versions
 from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.formatting.verified import verification_findings
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once
-from vlm_pipeline.store import TaskStore, content_hash, file_hash
+from vlm_pipeline.store import TaskStore, atomic_folder, content_hash, file_hash
 from vlm_pipeline.task import Task
 
 FOLDER = "dataset"
@@ -63,7 +61,7 @@ def make_dataset(task: Task, store: TaskStore, log: Callable[[str], None]) -> Ar
 
 
 def _write(task: Task, store: TaskStore, quarantined: Counter[str]) -> dict[str, dict[str, int]]:
-    """Write beside the old folder, then put it in its place."""
+    """Write the folder whole; returns rows by section and split."""
     from vlm_pipeline.formatting.table import read_table_metadata
     from vlm_pipeline.hub import write_dataset
 
@@ -77,17 +75,8 @@ def _write(task: Task, store: TaskStore, quarantined: Counter[str]) -> dict[str,
         "findings": verification_findings(task, store),
         "quarantine": quarantined,
     }
-    target = store.path(FOLDER)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(mkdtemp(prefix=f".{FOLDER}.", dir=target.parent))
-    try:
-        counts = write_dataset(paths, temporary, facts)
-        temporary.chmod(0o755)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return counts
+    with atomic_folder(store.path(FOLDER)) as temporary:
+        return write_dataset(paths, temporary, facts)
 
 
 def _push(task: Task, folder: Path, rows: int, log: Callable[[str], None]) -> dict[str, Any]:

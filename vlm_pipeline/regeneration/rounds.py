@@ -24,7 +24,7 @@ from vlm_pipeline.manifest import FOLDER as MANIFESTS
 from vlm_pipeline.regeneration.few_shot import shots_file
 from vlm_pipeline.settings.budget import BudgetSettings
 from vlm_pipeline.settings.regeneration import RegenerationSettings
-from vlm_pipeline.store import TaskStore, read_json, write_json
+from vlm_pipeline.store import TaskStore, atomic_folder, read_json, write_json
 from vlm_pipeline.task import Task
 
 Log = Callable[[str], None]
@@ -121,13 +121,9 @@ def keep_aside(store: TaskStore, number: int, predictors: Collection[str]) -> Pa
     Writers replace files and never write into them, so a link keeps what it saw.
     """
     target = kept_aside(store, number)
-    staging = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    for file in _artifacts(store.base, predictors):
-        _link(file, staging / file.relative_to(store.base))
-    staging.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)  # of a round that was begun and never opened
-    staging.rename(target)
+    with atomic_folder(target) as staging:
+        for file in _artifacts(store.base, predictors):
+            _link(file, staging / file.relative_to(store.base))
     for older in target.parent.iterdir():
         if older != target:
             shutil.rmtree(older)

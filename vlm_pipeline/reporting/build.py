@@ -17,7 +17,6 @@ import io
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -37,6 +36,7 @@ from vlm_pipeline.reporting.thumbnails import make_thumbnails
 from vlm_pipeline.reporting.view import Comparison
 from vlm_pipeline.reporting.workbook import ROW_COLUMNS, row_lines, write_workbook
 from vlm_pipeline.store import (
+    atomic_folder,
     atomic_path,
     content_hash,
     read_json,
@@ -94,9 +94,8 @@ def build_report(
     since = _since(inputs, folder, version, document)
     blocks = make_blocks(inputs, view, rows, since) if since else blocks
 
-    (folder / VERSIONS).mkdir(parents=True, exist_ok=True)
-    hidden = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder / VERSIONS))
-    try:
+    final = folder / VERSIONS / version
+    with atomic_folder(final) as hidden:
         log("report: writing page, tables and workbook")
         write_text(hidden / "index.html", render_page(view, figures, rows, changes, weak, thumbnails, blocks))
         write_json(hidden / "report.json", document)
@@ -108,13 +107,6 @@ def build_report(
         for figure in figures:
             write_text(hidden / "figures" / f"{figure.name}.svg", figure.svg)
             write_bytes(hidden / "figures" / f"{figure.name}.png", figure.png)
-        final = folder / VERSIONS / version
-        if final.exists():
-            shutil.rmtree(final)
-        hidden.chmod(0o755)
-        hidden.rename(final)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
     files = _publish(final, folder)
     _remember(folder, version, keep)
     preview = summary.summary_markdown(view, blocks, figures, pictures=("forest", "sections"))
