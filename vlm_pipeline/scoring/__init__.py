@@ -24,6 +24,7 @@ _EXPORTS = {
     "extract_quantities": "quantities",
     "extract_score": "ratings",
     "find_keywords": "text",
+    "find_refusal": "refusals",
     "parse_sections": "sections",
     "parse_tool_calls": "tools",
     "refusal_kind": "refusals",

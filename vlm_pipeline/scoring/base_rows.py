@@ -1,10 +1,11 @@
 """What all row scorers share: where the gold answer stands, and how settings become attributes."""
 
 import json
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from vlm_pipeline.scoring.cleaning import clean
-from vlm_pipeline.scoring.refusals import refusal_kind
+from vlm_pipeline.scoring.refusals import Refusal, find_refusal, refusal_kind
 from vlm_pipeline.scoring.results import Context, FailureKind, GoldError, Reference, RowScore
 from vlm_pipeline.settings.scoring import BaseScorerSettings
 
@@ -29,7 +30,10 @@ class BaseScorer(Generic[S]):
     ) -> RowScore:
         """Score the cleaned response; every span is one of the response as it came."""
         cleaned = clean(text, prompt)
-        return self._score(cleaned.text, reference, prompt, context).placed(cleaned.original)
+        found = self._score(cleaned.text, reference, prompt, context)
+        if found.failure == "refusal":
+            found = _shown(found, find_refusal(cleaned.text))
+        return found.placed(cleaned.original)
 
     def _score(self, cleaned: str, reference: Reference, prompt: str | None, context: Context) -> RowScore:
         """The scores of a cleaned response. Families that look at the bare response override `score` instead."""
@@ -54,6 +58,13 @@ def as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
+def _shown(score: RowScore, refusal: Refusal) -> RowScore:
+    """The score with the sentence that refuses, for a person to look at."""
+    spans = (refusal.span,) if refusal.span else ()
+    note = f"refuses: {refusal.kind}, by {refusal.rule.replace('_', ' ')}"
+    return replace(score, notes=(*score.notes, note), flagged=(*score.flagged, *spans))
 
 
 def unanswered(text: str) -> FailureKind:

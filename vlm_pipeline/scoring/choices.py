@@ -11,7 +11,11 @@ last (models correct themselves):
 3. ``concluded``: the only option mentioned in the last sentence that mentions any.
 4. ``mentioned``: the only option mentioned as "(B)", "option B" or by its full text; several different ones are
    ``ambiguous`` and no choice.
-5. ``eliminated``: all options but one are ruled out ("this is not safe" of safe / unsafe).
+5. ``eliminated``: all options but one are ruled out ("this is not safe" of safe / unsafe; "Is it safe? No.").
+6. ``in_other_words``: yes and no as "Nope", "Of course not", "It does not."
+
+Behind the last place where the writer takes something back ("Answer: A. No wait, C.") the text is read afresh:
+``corrected``. What is compared with ("lower than high"), asked or supposed ("some would say blue") is not picked.
 
 A negated mention ("I would not pick B", "B is wrong") is never picked. A letter counts only where it stands as a label:
 "I see A dog" holds no A. Where option texts overlap the longest that fits is meant.
@@ -21,93 +25,12 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from vlm_pipeline.scoring import choice_signs as signs
 from vlm_pipeline.scoring.folding import at_both_ends, read
 from vlm_pipeline.scoring.results import NOTHING, Extraction
+from vlm_pipeline.scoring.retractions import taken_back
 
-_EMBEDDED = re.compile(r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])[.):])\s+(\S.*)", re.DOTALL)
-_LETTER = re.compile(r"(?<![A-Za-z0-9'_\\/&+-])([A-Za-z])(?![A-Za-z0-9'_/&+])(?!-[A-Za-z])")
-
-_OPEN = r"(?:[\s*_`\"'(\[{<>|$:=~【-]|\\boxed|\\text(?:bf)?|\\mathrm|\\mathbf|\\\(){0,14}"
-_FILL = (
-    r"(?:(?:is|are|was|be|as|would be|should be|must be|has to be|could be|seems to be|appears to be|option|options|choice|answer|letter|"
-    r"the|a|an|number|most|likely|probably|definitely|clearly|indeed|therefore|thus|simply|just|correct|right|best|final|one|that|"
-    r"with|for|on|to|it|it's|statement|label(?:l?ed)?|actually|really|still|now|closest)(?![A-Za-z])"
-    + _OPEN
-    + r"){0,9}"
-)
-_STATED = re.compile(
-    r"(?:\b(?:answer|option|choice|selection|pick|verdict|solution|response|conclusion|prediction|label|category|classification|guess)s?"
-    r"(?:\s(?:to|for|of|in|from|that|here|given|which)\b[^.!?\n:]{0,70}?)?"
-    + _OPEN
-    + r"(?:is|are|was|would be|should be|must be|will be|has to be|:|=|-|→|>|being)"
-    r"|(?:^|\n)[ \t]*(?:#{1,6}\s|\*\*)?(?:final |correct )?answer(?:\*\*)?[ \t]*\n"
-    r"|\b(?:right|correct|best) (?:one|letter) (?:is|would be)"
-    r"|(?:\bnot|n't)\b[^.!?\n]{1,40}\bbut(?: rather| instead)?\b"
-    r"|\b(?:i|we|i'd|i'll|i'm|we'd|let's|i would|i will|my|to)\s(?:\w+\s){0,2}?(?:choose|choosing|chose|pick(?:ing)?|select(?:ing)?|say|guess|think|believe|opt|"
-    r"go(?:ing)?|vote|answer|conclude|lean(?:ing)?|prefer|call|classify|rate|label)\b(?:\s(?:it|this|that|them|the image|the scene|toward|towards|in favou?r of|is))?"
-    r"|\b(?:choose|pick|select|chosen|selected|picked|selecting)\b"
-    r"|\b(?:it|this|that|correct|right|so|best|therefore|thus|hence|wait|no|actually|conclusion|rather|instead|but)[,:]?\s(?:it |this |that )?(?:is|must be|has to be|should be|would be|it's|'s|says?)"
-    r"|\b(?:it's|that's|must be|has to be)"
-    r"|\\boxed|(?:^|\n)[ \t]*(?:\*\*|#{1,4}\s)?(?:a|ans)[:.]|答案[是为]?|####)" + _OPEN + _FILL + r"$",
-    re.IGNORECASE,
-)
-_STATED_BEHIND = re.compile(
-    r"[\s*_)\]\"'.:,]{0,6}(?:[^.!?\n]{0,60}?\b)?(?:is|seems|appears to be|would be|must be|looks|being|as) (?:therefore |thus |clearly |definitely |most |probably |indeed |both )?"
-    r"(?:(?:the|my|our) )?(?:\w+ )?(?:correct|right|best|true|answer|most likely|(?:most )?(?:appropriate|accurate|plausible|suitable)|likely)(?: (?:one|answer|option|choice))?\b",
-    re.IGNORECASE,
-)
-_NEGATIVE_BEHIND = re.compile(
-    r"[\s*_)\]\"'.:,]{0,6}(?:[^.!?\n,;]{0,50}?\s)?(?:(?:is|are|was|be|seems?|would be|looks?)(?:n't| not| never| clearly| also| therefore| definitely| in){0,2}\s?(?:incorrect|wrong|false|unlikely|impossible|not|ruled out|eliminated|out\b|a distractor|implausible|excluded|invalid)"
-    r"|(?:is|are|was|does|do|can|could|would)(?:n't| not|not)\b|can be (?:ruled out|eliminated|excluded|dismissed)|fails|contradicts)",
-    re.IGNORECASE,
-)
-_NEGATED = re.compile(
-    r"(?:\b(?:not|never|no|nor|neither|cannot|without|rather than|instead of|except|unlike|rul(?:e|es|ed|ing) out|eliminat\w+|exclud\w+|reject\w*|discard\w*|dismiss\w*|isn't|aren't|wasn't|doesn't|don't|can't|wouldn't|hardly|far from|incorrect|wrong)\b|n't\b)"
-    r"(?:[\s*_\"'(]+[\w'-]+){0,6}?[\s*_\"'(\[:]*$",
-    re.IGNORECASE,
-)
-_NEGATION_ENDS = re.compile(
-    r"\b(?:but|sure|certain|only|just|doubt|because|so|it's|it is|therefore|hence|thus)\b", re.IGNORECASE
-)
-_CONDITIONAL = re.compile(
-    r"\b(?:if|whether|unless|when|suppose|assuming|had|were|could|might|may|first|initially|tempt\w*|options?|choices?) (?:\w+ ){0,4}$",
-    re.IGNORECASE,
-)
-_LABEL_END = re.compile(
-    r"\s*(?:$|[\n.,;:!?)\]}*\"'`|_$】<—-]|\\|(?:because|since|as|which|is|and|for|due|with|given|based|but|so|seems|would|was|that|here|–|appears|looks|describes|matches|fits|in|on)\b)"
-)
-_LEADING_END = re.compile(r"[)\].:*_}\"'`】]{1,6}(?:\s|$)|\s*$|\s*\n|\s-\s|,\s|\*\*")
-_ALONE = re.compile(r"[)\].*_}\"'`]{0,6}[ \t]*(?:\n|$)")
-_AS_OPTION = re.compile(
-    r"(?:\b(?:option|choice|answer|statement|letter)s?[\s*_(\"'\[]{1,4}|[(\[]\s?|\*\*\(?)$", re.IGNORECASE
-)
-_CONJOINED = re.compile(
-    r"[\s*_)\]\"'.]{0,5}(?:,|or|and|and/or|&|/)[\s*_(\[\"']{1,5}(?:or |and |both )?(?:option )?[(\[*]{0,3}([A-Z])(?![A-Za-z'])[)\]*]{0,3}(?!\s(?:is|was)\b)"
-)
-_SENTENCE = re.compile(r"[.!?](?=\s|$)|\n")
-_SEVERAL = -1  # "the answer is A or C"
-_FUNCTION_WORDS = frozenset(
-    [
-        "yes",
-        "no",
-        "not",
-        "a",
-        "an",
-        "i",
-        "the",
-        "none",
-        "all",
-        "true",
-        "false",
-        "it",
-        "up",
-        "down",
-        "on",
-        "off",
-        "in",
-        "out",
-    ]
-)
+_SHORT = 4  # words up to which a single letter is the answer: "Clearly B!"
 
 
 class _Options:
@@ -118,7 +41,7 @@ class _Options:
         letters: list[str] = []
         found_texts: list[str | None] = []
         for place, element in enumerate(elements):
-            embedded = _EMBEDDED.fullmatch(element) if texts is None else None
+            embedded = signs.EMBEDDED.fullmatch(element) if texts is None else None
             if texts is not None:
                 letters.append(element.strip(" ().:[]"))
                 found_texts.append(texts[place])
@@ -167,10 +90,34 @@ def extract_choice(text: str, choices: Sequence[str] | Mapping[str, str]) -> Ext
     else:
         options = _options(tuple(map(str, choices)), None)
     reading = read(text, 5_000, 7_000)
-    found = _Finder(reading.text, options).best()
+    found = _last_word(reading.text, options)
     if found.span is not None and reading.skipped:
         return Extraction(found.value, found.rule, reading.original(*found.span))
     return found
+
+
+def _last_word(body: str, options: _Options) -> Extraction:
+    """The pick behind the last place where the writer takes something back, else of the whole text."""
+    for place in taken_back(body, bare_no="no" not in options.by_text):
+        found = _Finder(body[place:], options).best()
+        if found.value is not None and found.span is not None:
+            return Extraction(found.value, "corrected", (found.span[0] + place, found.span[1] + place))
+    found = _Finder(body, options).best()
+    if found.value is None and {"yes", "no"} <= options.by_text.keys():
+        return _yes_or_no(body, options) or found
+    return found
+
+
+def _yes_or_no(body: str, options: _Options) -> Extraction | None:
+    """ "Nope", "Of course", "It does not.": yes and no in other words, where a response opens with them."""
+    for word, patterns in (
+        ("no", (signs.DENIED, signs.DENIED_IN_FULL)),
+        ("yes", (signs.AFFIRMED,)),
+    ):
+        found = next((m for pattern in patterns if (m := pattern.match(body))), None)
+        if found:
+            return Extraction(options.elements[options.by_text[word]], "in_other_words", found.span())
+    return None
 
 
 class _Finder:
@@ -183,6 +130,8 @@ class _Finder:
         self.found: dict[str, list[tuple[int, int, int]]] = {"stated": [], "leading": [], "mentioned": []}
         self.negated_end = -99
         self.texts: set[int] | None = None  # options whose text stands anywhere, when asked for
+        self.first = len(body) - len(body.lstrip())
+        self.short = len(body.split()) <= _SHORT and not re.search(r"\?\s*\w", body)
 
     def best(self) -> Extraction:
         self._by_text()
@@ -191,7 +140,7 @@ class _Finder:
         for rule in ("stated", "leading"):
             if self.found[rule]:
                 place, start, end = max(self.found[rule], key=lambda item: (item[1], item[2]))
-                if place == _SEVERAL:
+                if place == signs.SEVERAL:
                     return Extraction(None, "ambiguous")
                 return Extraction(self.options.elements[place], rule, (start, end))
         mentions = sorted(self.found["mentioned"], key=lambda item: item[1])
@@ -208,7 +157,7 @@ class _Finder:
 
     def _concluded(self, mentions: list[tuple[int, int, int]]) -> Extraction | None:
         """Several options are discussed and the concluding sentence names one."""
-        cut = max((m.end() for m in _SENTENCE.finditer(self.body, 0, mentions[-1][1])), default=0)
+        cut = max((m.end() for m in signs.SENTENCE.finditer(self.body, 0, mentions[-1][1])), default=0)
         last = [m for m in mentions if m[1] >= cut]
         if len({m[0] for m in last}) != 1 or not re.match(
             r"\W*(?:so|therefore|thus|hence|overall|in conclusion|in summary|finally|final|to conclude|but)\b",
@@ -234,11 +183,11 @@ class _Finder:
         return window[cuts[-1] :] if cuts else window
 
     def _negated(self, clause: str, end: int) -> bool:
-        negation = _NEGATED.search(clause)
+        negation = signs.NEGATED.search(clause)
         if negation:
             inside = negation[0]
             if (
-                not _NEGATION_ENDS.search(inside)
+                not signs.NEGATION_ENDS.search(inside)
                 and not re.match(r"(?:no|not)\s?$", inside.strip(), re.IGNORECASE)
             ) or re.match(
                 r"(?:not|never|neither|nor|n't)\W{0,3}(?:an?\s|the\s|option\s)?\W{0,3}$",
@@ -246,7 +195,7 @@ class _Finder:
                 re.IGNORECASE,
             ):
                 return True
-        return _NEGATIVE_BEHIND.match(self.body, end) is not None
+        return signs.NEGATIVE_BEHIND.match(self.body, end) is not None
 
     def _rule_out(self, place: int, end: int) -> None:
         self.ruled_out.add(place)
@@ -264,52 +213,93 @@ class _Finder:
         )
 
     def _stated(self, clause: str, end: int) -> bool:
-        cue = _STATED.search(clause)
-        if cue and not _CONDITIONAL.search(clause[: cue.start()]):
+        cue = signs.STATED.search(clause)
+        if cue and not signs.CONDITIONAL.search(clause[: cue.start()]):
             return True
-        return _STATED_BEHIND.match(self.body, end) is not None
+        return signs.STATED_BEHIND.match(self.body, end) is not None
+
+    def _supposed(self, clause: str, end: int) -> bool:
+        """Compared with, or what somebody might think."""
+        return (
+            signs.COMPARED.search(clause) is not None
+            or signs.SUPPOSED_BEHIND.match(self.body, end) is not None
+            or (
+                signs.SUPPOSED.search(clause) is not None
+                and re.search(
+                    r"\b(?:but|however|yet|i say|though)\b", self.body[end : end + 120], re.IGNORECASE
+                )
+                is not None
+            )
+        )
+
+    def _asked(self, place: int, clause: str, start: int, end: int) -> bool:
+        """A mention inside a question: the answer behind it picks it or rules it out; without one it says nothing."""
+        stop = signs.SENTENCE.search(self.body, end)
+        if stop is None or stop[0] != "?" or self.short:
+            return False
+        if signs.DENIED.match(self.body, stop.end()):
+            self._rule_out(place, end)
+        elif signs.AFFIRMED.match(self.body, stop.end()):
+            self._add("stated", place, start, end)
+        return True
 
     def _by_letter(self) -> None:
         listing = self._is_listing()
-        letters = [m for m in _LETTER.finditer(self.body) if m[1].upper() in self.options.by_letter]
+        letters = [m for m in signs.LETTER.finditer(self.body) if m[1].upper() in self.options.by_letter]
+        alone = self._is_alone(letters)
         for match in at_both_ends(letters, 40, 80):
             place = self.options.by_letter[match[1].upper()]
             start, end = match.span()
-            label = _LABEL_END.match(self.body, end) is not None
+            label = signs.LABEL_END.match(self.body, end) is not None
             if not label and not self._followed_by_own_text(place, end):
                 continue
             clause = self._clause(start)
-            as_option = _AS_OPTION.search(clause) is not None or self.body[end : end + 1] == ")"
+            as_option = signs.AS_OPTION.search(clause) is not None or self.body[end : end + 1] == ")"
             upper = match[1].isupper()
             article = match[1] in "aAI" and self.body[end : end + 1] == " " and not as_option
             leading = (
                 not re.sub(
-                    r"[\s*_`\"'(\[{<>|$:=~【#-]|\\boxed|\\text", "", self.body[max(0, start - 24) : start]
+                    r"</?\w{1,12}>|[\s*_`\"'(\[{<>|$:=~【#-]|\\boxed|\\text",
+                    "",
+                    self.body[max(0, start - 24) : start],
                 )
-                and start <= 24
+                and start - self.first <= 24
             )
             stated = self._stated(clause, end) and (upper or as_option or not article)
             stated = stated or (
                 upper
                 and not listing
                 and not clause.strip(" \t\n*_(`\"'[{")
-                and _ALONE.match(self.body, end) is not None
+                and signs.ALONE.match(self.body, end) is not None
             )
             if not (as_option or stated or leading or (upper and not article)):
                 continue
             if self._negated(clause, end) or self._continues_negated(start):
                 self._rule_out(place, end)
+            elif self._asked(place, clause, start, end) or self._supposed(clause, end):
+                continue
             elif stated and self._conjoined(end):
-                self._add("stated", _SEVERAL, start, end)
+                self._add("stated", signs.SEVERAL, start, end)
             elif stated:
                 self._add("stated", place, start, end)
-            elif leading and not listing and _LEADING_END.match(self.body, end):
+            elif leading and not listing and signs.LEADING_END.match(self.body, end):
+                self._add("leading", signs.SEVERAL if self._conjoined(end) else place, start, end)
+            elif alone and upper and not article and not listing:
                 self._add("leading", place, start, end)
             elif as_option and not listing:
                 self._add("mentioned", place, start, end)
 
+    def _is_alone(self, letters: list[re.Match[str]]) -> bool:
+        if not self.short or len(letters) != 1:
+            return False
+        start, end = letters[0].span()
+        return all(
+            signs.BESIDE_ALONE.fullmatch(part)
+            for part in (self.body[:start].strip(), self.body[end:].strip())
+        )
+
     def _conjoined(self, end: int) -> bool:
-        other = _CONJOINED.match(self.body, end)
+        other = signs.CONJOINED.match(self.body, end)
         return other is not None and other[1] in self.options.by_letter
 
     def _followed_by_own_text(self, place: int, end: int) -> bool:
@@ -337,8 +327,8 @@ class _Finder:
             if own and self.options.by_letter.get(own[1].upper()) is not None:
                 continue  # the letter in front of it speaks for it
             clause = self._clause(start)
-            function_word = match[0].lower() in _FUNCTION_WORDS
-            leading = start <= 24 and not re.sub(
+            function_word = match[0].lower() in signs.FUNCTION_WORDS
+            leading = start - self.first <= 24 and not re.sub(
                 r"[\s*_`\"'(\[{<>|$:=~#.-]|\b(?:an?|the|it's|it is|this is)\b",
                 "",
                 self.body[:start],
@@ -346,13 +336,18 @@ class _Finder:
             )
             ends = re.match(r"\s*(?:$|[.,;:!?)\]*_\"'\n<}—-])", self.body[end : end + 4]) is not None
             if leading and ends and (function_word or not self._negated("", end)):
-                self._add("leading", place, start, end)
+                if function_word or not self._asked(place, clause, start, end):
+                    self._add("leading", place, start, end)
             elif function_word and not (
                 ends and (self._stated(clause, end) or re.search(r"[:—-]\s?[*_\"']{0,3}$", clause))
             ):
                 continue
             elif not function_word and (self._negated(clause, end) or self._continues_negated(start)):
                 self._rule_out(place, end)
+            elif not function_word and (
+                self._asked(place, clause, start, end) or self._supposed(clause, end)
+            ):
+                continue
             elif self._stated(clause, end):
                 self._add("stated", place, start, end)
             else:

@@ -7,15 +7,15 @@ Rules, strongest first. Among explicit statements (1-4) the last one in the text
    numeric: value None, rule ``boxed_not_numeric``.
 3. ``stated``: "the answer is 42", "Answer: 42", "A: 42", "Final result = 42", "42 is the answer".
 4. ``corrected``: "wait, it is 43", "Correction: 43", "I mean 43".
-5. ``emphasised``: the only number in bold, or the one in bold in the last sentence that has a number.
-6. ``result``: the number behind the last ``=`` of the last sentence that has a number.
-7. ``last_sentence``: in the last sentence with a number the one that is no side remark ("in 3 days", "per week",
-   "out of 20", "for 2 people"); the last of them, or the first where only a side clause follows.
-8. ``words``: a number written as a word, where the text has no digits that could be the answer.
+5. ``emphasised``, ``result``, ``last_sentence``, ``words``: without any statement the number in bold, the result of the
+   last sentence that has a number, or a number written as a word. Rules: `sentence_result`.
+
+Behind the last place where the writer takes something back ("Wait, I miscounted the last row. It's 15.") the text is
+read afresh: ``corrected``. What somebody might think ("you could guess that the answer is 3, but ...") is no statement. A
+rating out of 5, 10, 20 or 100 ("Score: 7/10") is its first number.
 
 Never an answer: numbering of lines, labels ("Step 3"), dates, times and ratios, version numbers; ordinals only where
-nothing else is there. Sentences that offer help, ask, or remark ("Note that ...", "Let me know ...") are skipped. A
-response that runs on into a next "Question:" is read up to there. Percent signs are kept as written (50 % is 50),
+nothing else is there. A response that runs on into a next "Question:" is read up to there. Percent signs are kept as written (50 % is 50),
 magnitude words are applied (1.5 million is 1500000).
 """
 
@@ -24,7 +24,9 @@ from itertools import pairwise
 
 from vlm_pipeline.scoring.folding import Reading, read
 from vlm_pipeline.scoring.numbers import Number, blank_calculations, find_numbers, find_word_numbers
-from vlm_pipeline.scoring.results import NOTHING, Extraction
+from vlm_pipeline.scoring.results import Extraction
+from vlm_pipeline.scoring.retractions import CONFIRMED, taken_back
+from vlm_pipeline.scoring.sentence_result import LAST_PART, choose, unmarked_result
 
 _NEXT_TURN = re.compile(
     r"\n[ \t]*(?:#{1,4}[ \t]*|\*\*)?(?:Question|Q|Problem|Human|User|Instruction|Input|Student)\b[ \t]*\d{0,3}(?:\*\*)?[ \t]*:",
@@ -45,7 +47,7 @@ _STATED_BEHIND = re.compile(
     re.IGNORECASE,
 )
 _CORRECTED = re.compile(
-    r"\b(?:wait|correction|sorry|oops|scratch that|actually|or rather|i mean|i meant|make that|let me correct(?: that| this| myself)?)\b"
+    r"\b(?:(?:wait|sorry)\b(?=\s*[,:;.!*—-])|correction|oops|scratch that|actually|or rather|i mean|i meant|make that|\.\.\.\s*no|let me correct(?: that| this| myself)?)\b"
     r"[,:;.!* \t-]{0,4}(?:no[,.!]? )?(?:(?:it|that|this|the (?:answer|result|total|value|correct answer)) (?:is|was|should be|must be|would be|equals)|it's|that's|should be|i meant?|make that)?"
     r"(?: actually| really)?",
     re.IGNORECASE,
@@ -59,47 +61,13 @@ _FILLER = re.compile(
 _NEGATED = re.compile(r"[\s*_]{0,3}(?:not|n't|never|no longer|neither)\b", re.IGNORECASE)
 _BUT = re.compile(r"\b(?:but|rather|instead|it's|it is)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?;](?=[\s*\"')\]]|$)")
-_NOISE = re.compile(
-    r"\b(?:let me know|hope (?:this|that)|feel free|if you(?: have|'d|'re| need| want| would)|please|note that|"
-    r"notes?:|disclaimer|verif|double.?check|would you like|happy to|for reference|remember|keep in mind|"
-    r"next time|this assumes|assuming)",
+# What others might think is no statement.
+_SUPPOSED = re.compile(
+    r"\b(?:(?:might|may|could|would|can|easy to|tempt\w*|some(?: people)?|one|you|naive\w*) [^.!?\n]{0,30}?\b(?:think|guess|say|believe|assume|conclude|expect|suppose)|(?:at first|first) [^.!?\n]{0,20}\b(?:thought|glance|sight))\b[^.!?\n]{0,25}$",
     re.IGNORECASE,
 )
-# From such a word to the next comma (or the end) a sentence states a condition or a reason, not its result.
-_SIDE_CLAUSE = re.compile(
-    r"\b(?:when|where|if|given|since|because|assuming|as long as)\b[^\n]*?(?:,(?!\d)|\bso\b|\bthen\b|$)",
-    re.IGNORECASE,
-)
-_RESTATED = re.compile(
-    r"\b(?:meaning|which|that|and this|this) (?:the|he|she|they|it|is|equals|makes|gives|means|rounds|comes)\b|\bround(?:s|ed|ing)?(?: it)?(?: up| down| off)? to\b|\bor\b",
-    re.IGNORECASE,
-)
-_NAMED = re.compile(r"\s?=\s?[A-Za-z]\b\s*[.$)]*\s*$")
-_RESULT_SIGN = re.compile(r"(?:=|≈|≃|\\approx|\\implies|→|⇒)$")
-_BOLD = re.compile(r"\*\*\s?([^*\n]{1,40}?)\s?\*\*")
-_BOLD_NUMBER = re.compile(r"[\s$€£¥=≈~\\(-]{0,6}(?:[A-Za-z]\s?=\s?)?[\d.½¼¾⅓⅔]")
-_ADJUNCT = re.compile(
-    r"\b(?:in|after|for|over|within|during|every|per|from|out of|of|of the|of these|of those|than|at|by|on|until|before|among|"
-    r"between|with|all|each of the|to|since|against|into|across|any of the|the other|another|first|last|next|remaining|these|those|"
-    r"the)\s(?:the\s|all\s|about\s|only\s|another\s|these\s|those\s|his\s|her\s|their\s|its\s|all of the\s)?[$€£]?$",
-    re.IGNORECASE,
-)
-_TIME_ADJUNCT = re.compile(
-    r"\b(?:in|after|for|during|every|per|out of|by|on|until|before|from|than|since)\s(?:the\s|all\s|another\s)?[$€£]?$",
-    re.IGNORECASE,
-)
-_INFINITIVE = re.compile(r"\b(?:to|that|who|which) [a-z]{2,12}(?: [a-z]{2,10})? [$€£]?$")
-_VERB = re.compile(
-    r"\b(?:is|are|was|were|be|has|have|had|makes?|made|earns?|earned|costs?|needs?|needed|gets?|got|takes?|took|pays?|paid|spends?|"
-    r"spent|saves?|saved|gives?|gave|leaves?|leaving|totals?|totaling|equals?|equal to|becomes|receives?|sells?|sold|buys?|"
-    r"bought|owes?|gains?|loses?|lost|weighs?|produces?|eats?|ate|drinks?|drives?|drove|walks?|runs?|ran|works?|reads?|writes?|"
-    r"uses?|used|remain|remains|there are|there will be|left with|total of|only|about|approximately|exactly|about a)\s(?:a |only |about |exactly |approximately |a total of )?[$€£]?$",
-    re.IGNORECASE,
-)
-
-
-_MOST_IN_SENTENCE = 60
-_LAST_PART = 2_000  # characters in which an unmarked answer is looked for first
+_RATING = re.compile(r"(\d+(?:\.\d+)?)\s?/\s?(?:5|10|20|100)")
+_RATED = re.compile(r"\b(?:scor|rat(?:e|ed|es|ing)|grad|mark|giv|gave)\w*\b[^.!?\n\d]{0,40}$", re.IGNORECASE)
 
 
 def extract_final_number(text: str) -> Extraction:
@@ -107,8 +75,32 @@ def extract_final_number(text: str) -> Extraction:
     reading = read(text, 4_000, 8_000)
     body = blank_calculations(reading.text)
     body = _without_next_turn(body)
-    found = _explicit(body) or _fallback(body)
-    return _in_original(found, reading)
+    return _in_original(_as_rating(body, _last_word(body)), reading)
+
+
+def _last_word(body: str) -> Extraction:
+    """What a text says in the end: behind the last place where its writer takes something back, or as a whole."""
+    for place in taken_back(body):
+        rest = " " * place + body[place:]
+        found = _explicit(rest) or unmarked_result(rest)
+        if found.value is not None and not (
+            CONFIRMED.search(rest) and found.rule in ("result", "last_sentence")
+        ):
+            return Extraction(found.value, "corrected", found.span)
+    return _explicit(body) or unmarked_result(body)
+
+
+def _as_rating(body: str, found: Extraction) -> Extraction:
+    """ "Score: 7/10" is 7, while a probability of 7/10 is 0.7."""
+    if found.span is None:
+        return found
+    start, end = found.span
+    written = _RATING.fullmatch(body[start:end].strip())
+    if written is None or not (
+        _RATED.search(body[max(0, start - 50) : start]) or body[end : end + 6] == " stars"
+    ):
+        return found
+    return Extraction(float(written[1]), found.rule, found.span)
 
 
 def _in_original(found: Extraction, reading: Reading) -> Extraction:
@@ -227,11 +219,13 @@ def boxed_number(text: str, start: int, end: int) -> Number | None:
 def _statements(body: str) -> list[tuple[int, Extraction]]:
     found = []
     for match in list(_STATED.finditer(body))[-12:]:
+        if _SUPPOSED.search(body, max(0, match.start() - 80), match.start() + 1):
+            continue
         number = _behind_cue(body, match.end())
         if number is not None:
             found.append((number.start, _result(number, "stated")))
-    about_answers = "answer" in body[-_LAST_PART:].lower()
-    for number in _candidates(body, max(0, len(body) - _LAST_PART), len(body)) if about_answers else ():
+    about_answers = "answer" in body[-LAST_PART:].lower()
+    for number in _candidates(body, max(0, len(body) - LAST_PART), len(body)) if about_answers else ():
         if _STATED_BEHIND.match(body, number.end):
             found.append((number.start, _result(number, "stated")))
     return found
@@ -275,7 +269,7 @@ def _of_segment(body: str, numbers: list[Number], start: int, end: int) -> Numbe
     chain = _chain(body, numbers)
     if opens:
         return chain if chain is not None else first
-    return _choose(body, numbers, start, end)[0]
+    return choose(body, numbers, start, end)[0]
 
 
 def _chain(body: str, numbers: list[Number]) -> Number | None:
@@ -304,105 +298,3 @@ def _starting_at(body: str, place: int) -> Number | None:
 
 def _candidates(body: str, start: int, end: int) -> list[Number]:
     return [n for n in find_numbers(body, start, end) if n.usable]
-
-
-def _fallback(body: str) -> Extraction:
-    """No explicit statement: emphasis, the last result, the last sentence, number words."""
-    numbers = find_numbers(body, max(0, len(body) - _LAST_PART))
-    usable = [n for n in numbers if n.usable]
-    if not usable and len(body) > _LAST_PART:
-        numbers = find_numbers(body)
-        usable = [n for n in numbers if n.usable]
-    if not usable:
-        return _words_or_ordinal(body, numbers)
-    sentences = [s for s in _sentences(body) if any(s[0] <= n.start < s[1] for n in usable)]
-    by_sentence = _group(usable, sentences)
-    quiet = [s for s in by_sentence if not _is_noise(body, s[0], s[1])] or by_sentence
-    start, end, inside = quiet[-1]
-    bold = _bold(body, usable)
-    in_last = [n for n in bold if start <= n.start < end]
-    if in_last:
-        return _result(in_last[-1], "emphasised")
-    if bold and len({n.value for n in bold}) == 1:
-        return _result(bold[-1], "emphasised")
-    number, rule = _choose(body, inside, start, end)
-    return _result(number, rule)
-
-
-def _words_or_ordinal(body: str, numbers: list[Number]) -> Extraction:
-    words = find_word_numbers(body)
-    strong = [n for n in words if n.value != 1.0] or words
-    if strong:
-        return _result(strong[-1], "words")
-    labelled = [n for n in numbers if n.role in ("ordinal", "list", "label") and n.value == n.value]
-    if labelled and labelled[-1].role != "label":
-        return _result(labelled[-1], "ordinal")
-    return NOTHING
-
-
-def _sentences(body: str) -> list[tuple[int, int]]:
-    cuts = [0, *(m.end() for m in _SENTENCE_END.finditer(body)), len(body)]
-    return [(a, b) for a, b in pairwise(cuts) if b > a]
-
-
-def _group(numbers: list[Number], sentences: list[tuple[int, int]]) -> list[tuple[int, int, list[Number]]]:
-    groups: list[tuple[int, int, list[Number]]] = []
-    position = 0
-    for start, end in sentences:
-        inside = []
-        while position < len(numbers) and numbers[position].start < end:
-            inside.append(numbers[position])
-            position += 1
-        if inside:
-            groups.append((start, end, inside))
-    return groups
-
-
-def _is_noise(body: str, start: int, end: int) -> bool:
-    sentence = body[start:end].strip()
-    return (
-        sentence.endswith("?")
-        or _NOISE.search(sentence) is not None
-        or (sentence[:1] == "(" and sentence[-1:] == ")")
-    )
-
-
-def _bold(body: str, usable: list[Number]) -> list[Number]:
-    spans = [m.span(1) for m in _BOLD.finditer(body) if _BOLD_NUMBER.match(m[1])][-20:]
-    return [n for n in usable if any(a <= n.core[0] < b for a, b in spans)] if spans else []
-
-
-def _choose(body: str, inside: list[Number], start: int, end: int) -> tuple[Number, str]:
-    """The number of one sentence that is its result."""
-    inside = inside[-_MOST_IN_SENTENCE:]
-    main = [n for n in inside if not _in_parentheses(body, n, start)] or inside
-    for clause in list(_SIDE_CLAUSE.finditer(body[start:end]))[:4]:
-        a, b = start + clause.start(), start + clause.end()
-        main = [n for n in main if not a <= n.start < b] or main
-    if _NAMED.match(body[main[-1].end : end]):  # "or 20 = A"
-        return main[-1], "result"
-    results = [n for n in main if _RESULT_SIGN.search(body[start : n.start].rstrip(" \t$€£*\\({~"))]
-    if results:
-        behind = [n for n in main if n.start > results[-1].start]
-        if behind and _RESTATED.search(
-            body, results[-1].end, behind[0].start
-        ):  # "= 0.5 hours, which is 30 minutes"
-            return behind[0], "result"
-        return results[-1], "result"
-    plain = [n for n in main if not _ADJUNCT.search(body, max(start, n.start - 30), n.start)]
-    plain = [n for n in plain if not _INFINITIVE.search(body, max(start, n.start - 40), n.start)] or plain
-    if not plain:
-        return (
-            [n for n in main if not _TIME_ADJUNCT.search(body, max(start, n.start - 30), n.start)] or main
-        )[-1], "last_sentence"
-    after_verb = [n for n in plain if _VERB.search(body, max(start, n.start - 36), n.start)]
-    return (after_verb or plain)[-1], "last_sentence"
-
-
-def _in_parentheses(body: str, number: Number, start: int) -> bool:
-    opened = body.rfind("(", start, number.start)
-    return (
-        opened >= 0
-        and body.find(")", opened, number.start) < 0
-        and body[max(start, opened - 1) : opened] != "\\"
-    )

@@ -3,6 +3,7 @@
 Everything here keeps one character one character, so that spans found in the result are spans of the original.
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,8 +57,26 @@ class Reading:
         )
 
 
+_THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
+
+
+def without_thoughts(text: str) -> str:
+    """The text with what stands inside ``<think>`` blanked, same length: drafts are no answers. A thought that never
+    ends has no answer behind it; one whose opening tag was part of the prompt goes up to its end."""
+    lower = text.lower() if "think" in text or "THINK" in text else ""
+    if "</think" not in lower and "<think" not in lower:
+        return text
+    closing = lower.find("</think")
+    opening = lower.find("<think")
+    if closing >= 0 and not 0 <= opening < closing:
+        end = text.find(">", closing) + 1
+        text = " " * end + text[end:]
+    return _THOUGHTS.sub(lambda m: " " * len(m[0]), text)
+
+
 def read(response: str, head: int = HEAD_CHARACTERS, tail: int = TAIL_CHARACTERS) -> Reading:
-    """Fold a response, and leave out the middle of one beyond ``head`` + ``tail`` characters."""
+    """Fold a response, blank its thoughts, and leave out the middle of one beyond ``head`` + ``tail`` characters."""
+    response = without_thoughts(response)
     skipped = len(response) - head - tail
     if skipped <= 0:
         return Reading(fold(response), len(response), 0)

@@ -38,7 +38,7 @@ _TOKEN = re.compile(
         | \s?(?P<top1>\d)\s?(?P<bottom1>\d))
     | (?P<vulgar>[{"".join(VULGAR)}])
     | (?P<number>
-        (?P<spaced>(?<!\d\ )(?:\d{{1,3}}\ \d{{3}}|\d{{1,2}}(?:\ \d{{3}}){{2,5}})(?!\ ?\d)(?:\.\d+)?)
+        (?P<spaced>(?<!\d\ )(?:\d{{1,3}}\ \d{{3}}|\d{{1,2}}(?:\ \d{{3}}){{2,5}})(?!\ ?\d)(?:\.\d+|,\d{{1,2}}(?!\d))?)
       | (?P<grouped>\d{{1,3}}(?:(?:,|\{{,\}}|\\,|,\\!|\\!,|,{NBSP}|{NBSP}|')\d{{3}})+(?!\d)(?:\.\d+)?)
       | (?P<european>\d{{1,3}}(?:\.\d{{3}})+,\d+(?![\d.]))
       | (?P<dotted>\d+(?:\.\d+){{2,}})
@@ -66,6 +66,7 @@ _MAGNITUDE = re.compile(
 )
 _SHORT_MAGNITUDE = re.compile(r"(k|M|B)(?![\w/·^-])")
 _ORDINAL = re.compile(r"(?:\^\{?)?(?:\\text\{)?(?:st|nd|rd|th)\b")
+_CLOCK = re.compile(r"\s?(?:[ap]\.?m\b\.?|o'clock\b|Uhr\b)", re.IGNORECASE)
 _LIST = re.compile(r"[ \t]*(?:[-*•>#|]{1,6}[ \t]*)?(?:\*\*|__)?\(?$")
 _LIST_END = re.compile(r"(?:\.|\)|\.\)|:)(?:\*\*|__)?[ \t]+\S")
 _LABEL = re.compile(
@@ -166,6 +167,8 @@ def _plain_value(text: str, match: re.Match[str]) -> tuple[float, int, int]:
     """Value, end and written decimals of the digits; exponents not yet read."""
     raw, end = match["number"], match.end()
     if match["spaced"] or match["grouped"]:
+        if match["spaced"]:
+            raw = raw.replace(",", ".")  # "1 234,5"
         raw = re.sub(rf"[ ,{{}}\\!{NBSP}']", "", raw)
     elif match["european"]:
         raw = raw.replace(".", "").replace(",", ".")
@@ -281,6 +284,8 @@ def _role(text: str, start: int, end: int, limit: int) -> str:
         begins_line = line_start == 0 or text[line_start - 1] == "\n"
         if begins_line and _LIST.fullmatch(text, line_start, start) and _LIST_END.match(text, end, limit):
             return "list"
+    if following and following in " apAPoOU" and _CLOCK.match(text, end, limit):
+        return "time"
     if (following.isalpha() or following == "-" or text[start - 1 : start] == "-") and _in_code(
         text, start, end
     ):

@@ -51,7 +51,7 @@ _EARLIER = re.compile(
     re.IGNORECASE,
 )
 _ASPECT_ONLY = re.compile(
-    r"(?:^|\n)[ \t]*(?:[-*•|]\s*)?(?:\*\*)?(?:safety|overall|final|overall safety|total|conclusion|final answer|answer)(?:\*\*)?\s?(?:is\s|[:=|-])"
+    r"(?:^|\n|[,;]\s)[ \t]*(?:[-*•|]\s*)?(?:\*\*)?(?:safety|overall|final|overall safety|total|conclusion|final answer|answer)(?:\*\*)?\s?(?:is\s|[:=|-])"
     + _OPEN
     + "$",
     re.IGNORECASE,
@@ -60,8 +60,16 @@ _STATED = re.compile(
     r"\b(?:(?:i'd|i would|i will|i'll|would|let's|i|we) (?:\w+ly )?(?:say|guess|estimate|go with|go for|choose|pick|rate|give|assign|score|put|call|lean toward|think|believe|settle on|suggest)"
     r"|rate[sd]?|rating|give[ns]?|gave|assign(?:s|ed|ing)?|scor(?:es|ed|ing)|deserves?|gets?|receives?|earns?|award(?:s|ed)?|estimated?|"
     r"(?:my|the|final|correct|best) (?:\w+ )?(?:answer|guess|estimate|judg(?:e)?ment|opinion|impression|verdict|response|number)(?: (?:is|would be|:))?|answer:?|"
-    r"(?:it|this|that|place|street|area|scene|location|neighbou?rhood) (?:is|looks like|feels like|seems like|seems|looks|feels|would be|might be))"
+    r"(?:so|hence|therefore|thus),?(?: a| an)?|it's|that's|(?:it|this|that|place|street|area|scene|location|neighbou?rhood) (?:is|looks like|feels like|seems like|seems|looks|feels|would be|might be))"
     r"\b[^.!?\n\d]{0,60}$",
+    re.IGNORECASE,
+)
+_RATED_AT = re.compile(
+    r"\b(?:rat|scor|put|set|estimat|evaluat|assess|mark|judg|see)\w*\b[^.!?\n\d]{0,60}\bat\s(?:an? )?$",
+    re.IGNORECASE,
+)
+_FITS = re.compile(
+    r"\s(?:would be|is|seems|feels|sounds|looks)(?: \w+ly| about| quite| more)? (?:fair|right|reasonable|appropriate|justified|okay|ok|fitting|adequate|my|where)\b",
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(
@@ -100,7 +108,7 @@ _TOP_BEFORE = re.compile(
     r"\b(?:out\s?-?of|scale of|a maximum of|max)\s(?:a (?:total|maximum|possible) (?:of )?|a |possible )?$",
     re.IGNORECASE,
 )
-_BARE = re.compile(r"[\s*_`\"'()\[\]{}.:$=#>~-]|\\boxed|\\text|</?\w{1,12}>")
+_BARE = re.compile(r"\\boxed|\\text|</?\w{1,12}>|[\W_]")  # marks, tags and pictograms beside a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +136,9 @@ def _numeric(body: str, low: float, high: float) -> Extraction:
     candidates = at_both_ends(_candidates(body, low, high), 20, 40)
     best: tuple[int, int] | None = None
     result, refused = NOTHING, ""
-    previous_end = -1
     usable = [c for c in candidates if low <= c.value <= high and c.top in (None, high)]
-    for candidate in candidates:
-        rule = _rule(body, candidate, had_number=previous_end >= 0, alone=len(candidates) == 1)
+    for place, candidate in enumerate(candidates):
+        rule = _rule(body, candidate, had_number=place > 0, alone=len(candidates) == 1)
         if rule is None:
             continue
         if candidate.top not in (None, high):
@@ -140,7 +147,6 @@ def _numeric(body: str, low: float, high: float) -> Extraction:
         if not low <= candidate.value <= high:
             refused = refused or "out_of_range"
             continue
-        previous_end = candidate.end
         rank = (-_STRENGTH.index(rule), candidate.start)
         if best is None or rank > best:
             best, result = rank, Extraction(candidate.value, rule, (candidate.start, candidate.end))
@@ -258,7 +264,10 @@ def _rule(body: str, candidate: _Candidate, *, had_number: bool, alone: bool) ->
         return "out_of"
     if len(body) <= 200 and not _BARE.sub("", body[: candidate.start] + body[candidate.end :]):
         return "bare"
-    if ends_phrase and _STATED.search(sentence) and not _NOT_A_SCORE_BEFORE.search(before):
+    if _FITS.match(body, candidate.end):
+        return "stated"
+    told = not _NOT_A_SCORE_BEFORE.search(before) or _RATED_AT.search(sentence)
+    if ends_phrase and told and _STATED.search(sentence):
         return "stated"
     if ends_phrase and (_INSTEAD.search(sentence) or (not _BARE.sub("", before) and line_from == 0)):
         return "stated"
