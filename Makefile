@@ -11,7 +11,7 @@ BENCHMARKS ?= $(filter-out __init__ benchmark_model,$(basename $(notdir $(wildca
 export DEEPEVAL_TELEMETRY_OPT_OUT := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup loop improve train train-dev eval eval-quick eval-probes compare report serve ui test test-slow kill bench base-model data clean
+.PHONY: setup loop improve train train-dev eval eval-quick eval-probes compare report changes serve ui test test-slow kill bench base-model data clean
 
 setup: $(VENV)/.ready-run
 	@$(BIN)/python -m vlm_pipeline.orchestration.home
@@ -51,6 +51,9 @@ compare: setup  ## two predictors: B judged against A
 
 report: setup  ## the last decision again, and where its report lies
 	@$(BIN)/python -m vlm_pipeline show $(TASK)
+
+changes: setup  ## what changed between the last two reports, or between BEFORE=version and AFTER=version
+	@$(BIN)/python -m vlm_pipeline changes $(TASK) $(BEFORE) $(AFTER)
 
 serve: setup  ## an OpenAI-compatible server on the promoted adapter, else on the trained one, or on ADAPTER=id
 	@$(BIN)/python -m vlm_pipeline.inference.serve data/$(TASK) --port $(PORT)$(if $(ADAPTER), --adapter $(ADAPTER))

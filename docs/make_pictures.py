@@ -1,20 +1,17 @@
-"""The README's pictures, from a real run: ``python docs/make_pictures.py --task manual_qa`` after ``make loop``.
+"""The pictures of README and docs, from a real run: ``python docs/make_pictures.py`` after ``make loop``.
 
-Starts `dagster-webserver` on the Dagster home of the run and looks with headless Chromium.
+Looks with headless Chromium at the report and at the Dagster UI of the run's home. What is drawn is what the run left:
+nothing is made up or retouched.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,59 +21,23 @@ sys.path.insert(0, str(PROJECT))
 from PIL import Image  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 from vlm_pipeline.store import TaskStore  # noqa: E402
 from vlm_pipeline_tests.reporting.browser import chromium, prefer, resize  # noqa: E402
+from vlm_pipeline_tests.servers.dagster_ui import running_ui  # noqa: E402
+
+CSS = "css selector"
+WIDTHS = {"telephone": (390, 1100), "tablet": (820, 1200), "desk": (1280, 1350)}
 
 
-@contextmanager
-def webserver(task: str, folder: Path) -> Iterator[str]:
-    """The address of a Dagster UI that shows one task only."""
-    (folder / task).symlink_to(PROJECT / "data" / task)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", "-m", "dagster_webserver"]
-    command += ["-m", "vlm_pipeline.definitions", "-p", str(port), "--read-only"]
-    environment = {**os.environ, "VLM_PIPELINE_TASKS": str(folder)}
-    quiet = subprocess.DEVNULL
-    server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=quiet, stderr=quiet)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/server_info", timeout=5).read()
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            raise SystemExit("the Dagster UI did not come up within a minute")
-        yield address
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-def shoot(
-    driver: Any, url: str, target: Path, size: tuple[int, int], wait: float = 1.0, unfold: bool = False
-) -> None:
-    """Screenshot of a page; `unfold` opens all groups of a lineage graph (Alt+E)."""
-    resize(driver, *size)
-    driver.get(url)
-    time.sleep(wait)
-    if unfold:
-        ActionChains(driver).key_down(Keys.ALT).send_keys("e").key_up(Keys.ALT).perform()
-        time.sleep(wait)
-    driver.save_screenshot(str(target))
-    Image.open(target).convert("RGB").quantize(128).save(target, optimize=True)
-    print(f"{target} {target.stat().st_size // 1024} KiB")
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> list[Path]:
+    """Write the pictures; returns their paths. Raises SystemExit when the task has no report yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", default="manual_qa")
     parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "pictures")
-    options = parser.parse_args()
+    parser.add_argument("--report-only", action="store_true", help="no Dagster UI")
+    options = parser.parse_args(arguments)
     os.environ.setdefault("DAGSTER_HOME", str(PROJECT / ".vlm_pipeline" / "dagster_home"))
     options.out.mkdir(parents=True, exist_ok=True)
     report = TaskStore(options.task).path("report", "index.html")
@@ -84,12 +45,87 @@ def main() -> None:
         raise SystemExit(f"no report of {options.task} yet: run `make loop TASK={options.task}` first")
     with tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as driver:
         prefer(driver, "light")
-        shoot(driver, report.resolve().as_uri(), options.out / "report.png", (1280, 1350))
-        shoot()
-        with tempfile.TemporaryDirectory() as tasks, webserver(options.task, Path(tasks)) as address:
-            shoot(driver, f"{address}/asset-groups", options.out / "graph.png", (2300, 1600), 8, unfold=True)
-            asset = f"{address}/assets/{options.task}/formatted_examples"
-            shoot(driver, asset, options.out / "asset.png", (1500, 1000), 8)
+        made = report_pictures(driver, report.resolve().as_uri(), options.out)
+        if not options.report_only:
+            with tempfile.TemporaryDirectory() as tasks:
+                (Path(tasks) / options.task).symlink_to(PROJECT / "data" / options.task)
+                with running_ui(Path(tasks)) as address:
+                    made += ui_pictures(driver, address, options.task, options.out)
+    for picture in made:
+        print(f"{picture} {picture.stat().st_size // 1024} KiB")
+    return made
+
+
+def report_pictures(driver: Any, url: str, out: Path) -> list[Path]:
+    """The top of the report at three widths and in the dark, and an opened row."""
+    made = []
+    for name, size in WIDTHS.items():
+        open_page(driver, url, size)
+        made.append(shoot(driver, out / f"report-{name}.png"))
+    prefer(driver, "dark")
+    made.append(shoot(driver, out / "report-dark.png"))
+    prefer(driver, "light")
+    open_page(driver, url, (1280, 900))
+    row = driver.find_element(CSS, ".open-row").text
+    driver.execute_script("location.hash = arguments[0]", f"#row={row}")
+    wait_for(driver, "tr.detail img")
+    return [*made, shoot(driver, out / "row.png")]
+
+
+def ui_pictures(driver: Any, address: str, task: str, out: Path) -> list[Path]:
+    """The graph by groups, the whole graph, and the page of an asset."""
+    open_graph(driver, address, (1400, 560))
+    made = [shoot(driver, out / "groups.png")]
+    open_graph(driver, address, (2000, 1300))
+    ActionChains(driver).key_down(Keys.ALT).send_keys("e").key_up(Keys.ALT).perform()  # all groups unfolded
+    settle(driver)
+    made.append(shoot(driver, out / "graph.png"))
+    open_page(driver, f"{address}/assets/{task}/comparison", (1400, 1500), "table")
+    return [*made, shoot(driver, out / "asset.png")]
+
+
+def open_graph(driver: Any, address: str, size: tuple[int, int]) -> None:
+    """The lineage of all assets, without the side bars."""
+    open_page(driver, f"{address}/asset-groups", size, "foreignObject")
+    for button in (
+        "//*[text()='Skip']",  # an invitation to a newsletter
+        "//*[text()='Hide navigation']",
+        "//input[starts-with(@placeholder, 'Jump')]/following::button[1]",
+    ):
+        for found in driver.find_elements("xpath", button)[:1]:
+            driver.execute_script("arguments[0].click()", found)
+            settle(driver)
+    driver.get(driver.current_url)  # the graph is fitted anew
+    wait_for(driver, "foreignObject")
+
+
+def open_page(driver: Any, url: str, size: tuple[int, int], wanted: str = "body") -> None:
+    resize(driver, *size)
+    driver.get("about:blank")
+    driver.get(url)
+    wait_for(driver, wanted)
+
+
+def wait_for(driver: Any, wanted: str, seconds: float = 90) -> None:
+    """Until the element is there and the page stands still. Raises TimeoutException."""
+    WebDriverWait(driver, seconds).until(lambda browser: browser.find_elements(CSS, wanted))
+    settle(driver)
+
+
+def settle(driver: Any, still_s: float = 2.0, patience_s: float = 40.0) -> None:
+    """Until what the page says has not changed for a while; the UI loads its parts one after another."""
+    said, since, started = None, time.monotonic(), time.monotonic()
+    while time.monotonic() - since < still_s and time.monotonic() - started < patience_s:
+        now = driver.execute_script("return document.body.innerText + document.querySelectorAll('*').length")
+        if now != said:
+            said, since = now, time.monotonic()
+        time.sleep(0.25)
+
+
+def shoot(driver: Any, target: Path) -> Path:
+    driver.save_screenshot(str(target))
+    Image.open(target).convert("RGB").quantize(128).save(target, optimize=True)
+    return target
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ from typing import Any
 
 from dotenv import dotenv_values
 
+from vlm_pipeline import terminal
 from vlm_pipeline.compute.payload import die_with_parent, starter_environment
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
+from vlm_pipeline.reporting import commands as reporting
 from vlm_pipeline.store import TaskStore, content_hash, write_json
 from vlm_pipeline.task import find_task
 
@@ -42,11 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
         commands.choices[name].add_argument("--probes", action="store_true", help="show the probes alone")
     promotion.add_commands(commands)
     regeneration.add_commands(commands)
+    reporting.add_commands(commands)
     options = parser.parse_args(arguments)
     if options.command in promotion.COMMANDS:
         return promotion.run_command(options)
     if options.command in regeneration.COMMANDS:
         return regeneration.run_command(options)
+    if options.command in reporting.COMMANDS:
+        return reporting.run_command(options)
     few = getattr(options, "max_examples", 0)
     names = (getattr(options, "predictors", None) or "").split(",")
     try:
@@ -80,7 +85,7 @@ def run_job(command: str, task: str, choices: dict[str, Any]) -> int:
     dagster += ["-m", "vlm_pipeline.definitions", "-j", job, "-c", str(config)]
     home = os.environ.get("DAGSTER_HOME") or dotenv_values(".env").get("DAGSTER_HOME")  # as Dagster finds it
     environment = {**os.environ, **starter_environment(), **({"DAGSTER_HOME": home} if home else {})}
-    status = subprocess.run(dagster, env=environment, check=False).returncode
+    status = terminal.run(dagster, environment)
     if status and home:  # else the run was kept nowhere
         why = [sys.executable, "-W", "ignore", "-m", "vlm_pipeline.orchestration.why", job]
         subprocess.run(why, env=environment, check=False)

@@ -24,6 +24,7 @@ from typing import Any
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 from filelock import FileLock, Timeout
 
+from vlm_pipeline.progress import Progress
 from vlm_pipeline.redaction import redact
 from vlm_pipeline.store import read_json, write_json
 
@@ -148,9 +149,7 @@ class Reporter:
     ) -> None:
         self._pipes, self._silent = pipes, silent
         self._live = Path(live) if live else None
-        self._every = every_seconds
-        self._started: dict[str, tuple[float, int]] = {}
-        self._shown: dict[str, float] = {}
+        self.progress = Progress(self.say, every_seconds)
 
     def say(self, text: str) -> None:
         text = redact(text)
@@ -158,20 +157,6 @@ class Reporter:
             self._pipes.log.info(text)
         elif not self._silent:
             print(text, file=sys.stderr, flush=True)
-
-    def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Say `stage 30/120, 12 s left`; at most one line per `every_seconds`, and always the last one."""
-        now = time.monotonic()
-        started, first = self._started.setdefault(stage, (now, done))
-        if done < total and now - self._shown.get(stage, started - self._every) < self._every:
-            return
-        self._shown[stage] = now
-        elapsed = now - started
-        if done > first and done < total:
-            timing = f", {_duration(elapsed / (done - first) * (total - done))} left"
-        else:
-            timing = f", took {_duration(elapsed)}" if done >= total else ""
-        self.say(f"{stage} {done}/{total}{timing}{', ' + note if note else ''}")
 
     def metric(self, step: int, **values: Any) -> None:
         """Record figures of one step in the live file."""
@@ -240,14 +225,3 @@ def _tell(request: dict[str, Any], error: str) -> None:
     """Leave the reason where the launcher looks for the result."""
     if request.get("result"):
         write_json(request["result"], {"error": error})
-
-
-def _duration(seconds: float) -> str:
-    seconds = round(seconds)
-    if seconds < 120:
-        return f"{seconds} s"
-    return (
-        f"{seconds // 60} min {seconds % 60} s"
-        if seconds < 7200
-        else f"{seconds // 3600} h {seconds % 3600 // 60} min"
-    )

@@ -27,6 +27,7 @@ from vlm_pipeline.examples.sections import assign_sections
 from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.examples.splits import assign_splits
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, require
+from vlm_pipeline.progress import Progress
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, write_table
 from vlm_pipeline.task import TASK_FILE, Task
 from vlm_pipeline.verdict import Verdict, verdict_once
@@ -105,6 +106,7 @@ def _read_source(
     log(f"reading {task.source_path or task.source.hub}")
     known = KnownPictures.read(store.path("pictures.parquet"))
     rows = _merged(task, read_overlay(task, store, bad), bad, known)
+    rows = Progress(log, quiet=True).over("rows read", rows, _expected_rows(task))
     written = write_raw((row for row in rows if row.section in sections), store.path("raw"))
     for section in set(sections) - set(written):
         written[section] = _write_empty(store, section)
@@ -113,6 +115,25 @@ def _read_source(
     usable = sum(found.rows for found in written.values())
     log(f"{usable} usable rows in {len(sections)} sections, {len(bad)} rows in quarantine")
     return written
+
+
+def _expected_rows(task: Task) -> int | None:
+    """How many rows the source will give, where that is known before it is read: JSON lines and Parquet."""
+    import pyarrow.parquet as pq
+
+    source, total = task.source_path, 0
+    for file in [source] if source and source.is_file() else sorted(source.rglob("*")) if source else ():
+        if file.suffix == ".jsonl":
+            with file.open("rb") as lines:
+                total += sum(block.count(b"\n") for block in iter(lambda: lines.read(1 << 20), b""))
+        elif file.suffix == ".parquet":
+            try:
+                total += pq.read_metadata(file).num_rows
+            except (OSError, ValueError):  # reading it says what is wrong with it
+                return None
+        elif file.suffix in _ROW_FILES:
+            return None
+    return total or None
 
 
 def _write_empty(store: TaskStore, section: str) -> RawSection:

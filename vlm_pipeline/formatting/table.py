@@ -19,6 +19,7 @@ from vlm_pipeline.examples.quarantine import Quarantined
 from vlm_pipeline.examples.raw import SectionDigest, read_raw
 from vlm_pipeline.formatting.labels import UNSUPERVISED, Formatted, Formatter
 from vlm_pipeline.formatting.template import RenderError, image_settings, template_hash
+from vlm_pipeline.progress import Progress
 from vlm_pipeline.settings.data import PromptSettings
 from vlm_pipeline.store import atomic_path, content_hash, write_bytes
 
@@ -102,7 +103,7 @@ def format_section(
     digest = SectionDigest()
     longest = 0
     bad: list[Quarantined] = []
-    progress = _Progress(target.stem, log, _row_count(rows))
+    progress, total, asked = Progress(log, quiet=True), _row_count(rows), 0
     with (
         atomic_path(target) as temporary,
         pq.ParquetWriter(
@@ -130,7 +131,9 @@ def format_section(
             if waiting_tokens >= _GROUP_TOKENS or len(waiting) >= 8 * _BATCH_ROWS:
                 writer.write_table(_arrow(waiting, writer_metadata))
                 waiting, waiting_tokens = [], 0
-            progress.step(len(batch))
+            asked += len(batch)
+            if total:
+                progress(f"{target.stem}: rows formatted", asked, total)
         if waiting or digest.rows == 0:
             writer.write_table(_arrow(waiting, writer_metadata))
     return SectionResult(
@@ -278,27 +281,3 @@ def _row_count(rows: Any) -> int | None:
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         return sum(pq.read_metadata(file).num_rows for file in files)
     return len(rows) if isinstance(rows, list | tuple) else None
-
-
-class _Progress:
-    """A line every few seconds: rows done, rows a second, time left."""
-
-    def __init__(
-        self, name: str, log: Callable[[str], None], total: int | None, every_s: float = 5.0
-    ) -> None:
-        import time
-
-        self._clock = time.monotonic
-        self._name, self._log, self._total, self._every = name, log, total, every_s
-        self._started = self._last = self._clock()
-        self._done = 0
-
-    def step(self, rows: int) -> None:
-        self._done += rows
-        now = self._clock()
-        if now - self._last < self._every:
-            return
-        self._last = now
-        rate = self._done / (now - self._started)
-        left = f", {(self._total - self._done) / rate:.0f} s left" if self._total else ""
-        self._log(f"{self._name}: {self._done:,} rows formatted, {rate:,.0f} rows/s{left}")

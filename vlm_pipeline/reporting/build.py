@@ -86,7 +86,7 @@ def build_report(
             f"the data version {version!r} cannot name a folder: use letters, digits, '.', '_' and '-'"
         )
     log(f"report: drawing figures of {len(rows):,} rows")
-    figures = draw_figures(inputs, view, rows)
+    figures = draw_figures(inputs, view, rows, log)
     weak = weak_rows(inputs, view)
     thumbnails = make_thumbnails(_wanted_pictures(rows, changes, weak.values()), inputs.image_root)
     blocks = make_blocks(inputs, view, rows, None)

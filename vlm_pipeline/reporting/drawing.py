@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from vlm_pipeline.progress import Progress
 from vlm_pipeline.reporting.figures import cost, forest, heat, numeric, radar, training
 from vlm_pipeline.reporting.figures.style import Figure
 from vlm_pipeline.reporting.inputs import ReportInputs
@@ -13,24 +14,30 @@ from vlm_pipeline.reporting.rows import Row
 from vlm_pipeline.reporting.view import Comparison
 
 
-def draw_figures(inputs: ReportInputs, view: Comparison, rows: Sequence[Row]) -> list[Figure]:
+def draw_figures(
+    inputs: ReportInputs,
+    view: Comparison,
+    rows: Sequence[Row],
+    log: Callable[[str], None] = lambda message: None,
+) -> list[Figure]:
     """In the order of the page."""
     pairs, scale = pairs_by_unit(numbers_of_rows(rows)), whole_scale(inputs.task.get("scorers") or ())
-    drawn = [
-        forest.headline_forest(view),
-        forest.metrics_forest(view),
-        training.training_curve(inputs.adapter),
-        training.loop_history(inputs.rounds, view),
-        numeric.predicted_expected(pairs, view.measured),
-        heat.confusion(pairs.get("", {}), view.measured, *scale) if scale else None,
-        numeric.error_distribution(pairs, view.measured),
-        numeric.reward_distribution(rewards(rows, view.measured), view.measured),
-        heat.section_heatmap(view),
-        radar.radar(view),
-        heat.failure_kinds(view.measured),
-        cost.cost_quality(view),
+    drawings: list[Callable[[], Figure | None]] = [
+        lambda: forest.headline_forest(view),
+        lambda: forest.metrics_forest(view),
+        lambda: training.training_curve(inputs.adapter),
+        lambda: training.loop_history(inputs.rounds, view),
+        lambda: numeric.predicted_expected(pairs, view.measured),
+        lambda: heat.confusion(pairs.get("", {}), view.measured, *scale) if scale else None,
+        lambda: numeric.error_distribution(pairs, view.measured),
+        lambda: numeric.reward_distribution(rewards(rows, view.measured), view.measured),
+        lambda: heat.section_heatmap(view),
+        lambda: radar.radar(view),
+        lambda: heat.failure_kinds(view.measured),
+        lambda: cost.cost_quality(view),
     ]
-    return [figure for figure in drawn if figure is not None]
+    counted = Progress(log, quiet=True).over("figures drawn", drawings, len(drawings))
+    return [figure for draw in counted if (figure := draw()) is not None]
 
 
 def whole_scale(scorers: Sequence[Any]) -> tuple[int, int] | None:

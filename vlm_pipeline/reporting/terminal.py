@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from vlm_pipeline.reporting.view import Metric, is_number, p_text
 from vlm_pipeline.store import TaskStore, read_json
+from vlm_pipeline.terminal import printable
 
 _STYLES = {
     "better": "bold green",
@@ -47,7 +48,7 @@ def print_probes(store: TaskStore, file: TextIO | None = None) -> int:
             facts = ["yes" if probes[fact] else "no" for fact in ("passes", "demonstrated")]
             passed = f"{probes['n_passed']} of {probes['n_judged']}"
             cells = [path.stem, passed, share, *facts, ", ".join(map(str, probes["failed"]))]
-            table.add_row(*(Text(_safe(cell)) for cell in cells))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
     if not table.row_count:
         print(f"No probes measured yet below {store.base}: run eval first.", file=file or sys.stderr)
         return 1
@@ -71,13 +72,14 @@ def print_report(document: Mapping[str, Any], *, link: str | None = None, file: 
     headline = next(
         (m for m in metrics if m.key == document["headline"]), metrics[0] if metrics else Metric("", "")
     )
-    title = _safe(f"{document['title']}: {document['split']} rows, 95 % intervals")
+    title = printable(f"{document['title']}: {document['split']} rows, 95 % intervals")
     table = Table(
         title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
-    table.add_column("Predictor", overflow="fold", max_width=28)
-    for name in (_safe(headline.label), "n (unscored)", "Difference", "p"):
-        table.add_column(Text(name), justify="right", no_wrap=True)
+    roomy = console.width >= 72  # below, numbers are broken before names are
+    table.add_column("Predictor", overflow="fold", min_width=10, max_width=28)
+    for name in (printable(headline.label), "n (unscored)", "Difference", "p"):
+        table.add_column(Text(name), justify="right", no_wrap=roomy)
     paired = {
         (d["predictor"], d["baseline"]): d
         for d in document["differences"]
@@ -95,16 +97,18 @@ def print_report(document: Mapping[str, Any], *, link: str | None = None, file: 
         d = paired.get((predictor["name"], document["baseline"]))
         value = f"{headline.value(estimate['value'])}{between}{headline.interval(estimate['low'], estimate['high'])}"
         count = f"{_count(estimate['n'])} ({_count(estimate['unscored'])})"
-        table.add_row(Text(_safe(name)), Text(value.strip()), Text(count), *_difference(headline, d, between))
+        table.add_row(
+            Text(printable(name)), Text(value.strip()), Text(count), *_difference(headline, d, between)
+        )
     console.print(table)
     for line in absent:
-        console.print(Text(_safe(line), style="dim"))
+        console.print(Text(printable(line), style="dim"))
     decision = document["decision"]
-    console.print(Text(_safe(decision["sentence"]), style=_STYLES.get(decision["verdict"], "bold")))
+    console.print(Text(printable(decision["sentence"]), style=_STYLES.get(decision["verdict"], "bold")))
     if document.get("weak_sections"):
-        console.print(Text(_safe("Weak sections: " + ", ".join(document["weak_sections"]))))
+        console.print(Text(printable("Weak sections: " + ", ".join(document["weak_sections"]))))
     if link:
-        console.print(Text(_safe(f"Report: {link}"), style="dim"), soft_wrap=True)
+        console.print(Text(printable(f"Report: {link}"), style="dim"), soft_wrap=True)
 
 
 def _difference(metric: Metric, d: Mapping[str, Any] | None, between: str) -> tuple[Any, str]:
@@ -121,8 +125,3 @@ def _difference(metric: Metric, d: Mapping[str, Any] | None, between: str) -> tu
 
 def _count(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
-
-
-def _safe(text: str) -> str:
-    """No control characters: a name cannot move the cursor or change colours."""
-    return "".join(c if c.isprintable() else " " for c in str(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from vlm_pipeline.formatting.probes import SPLIT as PROBES
@@ -18,6 +19,7 @@ from vlm_pipeline.manifest import (
     require,
 )
 from vlm_pipeline.markdown import escape
+from vlm_pipeline.progress import Progress
 from vlm_pipeline.scoring.page_facts import PageFacts, read_page_facts
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
 from vlm_pipeline.settings.scoring import bars_of
@@ -127,7 +129,8 @@ def _score(
     splits = sorted({row["split"] for row in predictions})
     rows = read_formatted(task, store, splits, SCORED_COLUMNS)
     scorers = [build_scorer(settings) for settings in task.scorers]
-    scores = score_table(scorers, rows, predictions, facts=page_facts(task))
+    progress = Progress(log, quiet=True)
+    scores = score_table(scorers, rows, predictions, facts=page_facts(task), progress=progress)
     judged, external = _from_elsewhere(task, store, rows, predictions, run_id, log)
     scores += judged
     bars = _bars(task)
@@ -174,8 +177,9 @@ def _from_elsewhere(
 
         budget = Budget(task.budget.money_usd, store.path("spend", f"{run_id}.jsonl"))
         found, summaries["judging"] = judge_table(
-            task.judging, rows, tested, cache_folder=store.cache, budget=budget, task_folder=task.root
-        )
+            task.judging, rows, tested, cache_folder=store.cache, budget=budget, task_folder=task.root,
+            progress=partial(Progress(log, quiet=True), "answers judged"),
+        )  # fmt: skip
         scores += found
     for settings in task.mcp_scorers:
         from vlm_pipeline.scoring.mcp_scorer import mcp_score_table

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_pipeline.progress import Progress
 from vlm_pipeline.scoring.page_facts import PageFacts, facts_of
 from vlm_pipeline.scoring.results import Context, GoldError, RowScore
 from vlm_pipeline.store import write_table
@@ -38,13 +39,14 @@ def score_table(
     *,
     splits: Sequence[str] | None = None,
     facts: PageFacts | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Scores of all predictions, in the order of the formatted rows.
 
     ``formatted_rows`` need id, section, group, split, answer, answer_value, metadata, prompt_text;
     ``prediction_rows`` need id, predictor, text, error and may hold sample, finish_reason. ``splits`` says which
     rows should have been asked (default: every split that the predictor has predictions of); ``facts`` what the pages
-    show, by group.
+    show, by group; ``progress`` says how far it is.
 
     Raises ValueError where a row was predicted twice by the same predictor, RuntimeError naming scorer and row where
     a scorer fails (a defect of the scorer: it must accept any string).
@@ -59,10 +61,11 @@ def score_table(
         for scorer in scorers
     }
     scored: list[dict[str, Any]] = []
+    progress = progress or Progress(log.debug, quiet=True)
     for predictor, predictions in by_predictor.items():
         asked = set(splits) if splits is not None else {rows[row_id]["split"] for row_id, _ in predictions}
         samples = sorted({sample for _, sample in predictions})
-        for row_id, row in rows.items():
+        for row_id, row in progress.over(f"{predictor}: rows scored", rows.items(), len(rows)):
             if row["split"] not in asked:
                 continue
             for sample in samples:
