@@ -73,13 +73,16 @@ def report_pictures(driver: Any, url: str, out: Path) -> list[Path]:
 
 
 def ui_pictures(driver: Any, address: str, task: str, out: Path) -> list[Path]:
-    """The graph by groups, the whole graph, and the page of an asset."""
+    """The graph by groups, the whole graph, an asset with its neighbours, and its page."""
     open_graph(driver, address, (1400, 560))
     made = [shoot(driver, out / "groups.png")]
-    open_graph(driver, address, (2000, 1300))
+    open_graph(driver, address, (1800, 1900))
     ActionChains(driver).key_down(Keys.ALT).send_keys("e").key_up(Keys.ALT).perform()  # all groups unfolded
     settle(driver)
     made.append(shoot(driver, out / "graph.png"))
+    url = f"{address}/assets/{task}/comparison?view=lineage&lineageScope=neighbors"
+    open_page(driver, url, (1400, 620), "foreignObject")
+    made.append(shoot(driver, out / "neighbours.png"))
     open_page(driver, f"{address}/assets/{task}/comparison", (1400, 1500), "table")
     return [*made, shoot(driver, out / "asset.png")]
 
