@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from vlm_pipeline.settings.data import ImageSettings
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline.settings.training import QuantizationSettings
 from vlm_pipeline.store import content_hash, file_hash
+from vlm_pipeline.training.base_model import precision_name
 from vlm_pipeline.training.record import adapter_version, read_record
 
 if TYPE_CHECKING:
@@ -237,11 +237,3 @@ def turn_ends(processor: Any) -> frozenset[int]:
         return markers(processor).end_ids
     except (RenderError, ValueError):
         return frozenset()
-
-
-def precision_name(precision: str) -> str:
-    """ "bf16" or "float32" without importing torch: "auto" is bf16 where this process may use an NVIDIA GPU."""
-    if precision != "auto":
-        return precision
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-    return "bf16" if visible and any(Path("/dev").glob("nvidia[0-9]*")) else "float32"

@@ -34,12 +34,15 @@ class Pictures:
     """Features by image hash; each picture goes through the tower once for all questions and all adapters.
 
     identity: names the vision weights. folder: where features go that do not fit into a quarter of free memory.
+    features: a store that is in use already (while training).
     """
 
-    def __init__(self, model: Any, processor: Any, *, identity: str = "", folder: Path | None = None) -> None:
+    def __init__(
+        self, model: Any, processor: Any, *, identity: str = "", folder: Path | None = None, features: ImageFeatures | None = None
+    ) -> None:  # fmt: skip
         self._processor = processor
-        self._features: ImageFeatures | None = None
-        if getattr(processor, "image_processor", None) is not None:
+        self._features = features
+        if features is None and getattr(processor, "image_processor", None) is not None:
             self._features = ImageFeatures(
                 model,
                 processor,

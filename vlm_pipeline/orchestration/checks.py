@@ -80,7 +80,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="The planned training fits into the task's budget.",
     )
     def within_budget(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(lambda: budget_verdict(loop.store(task)))
+        return _result(lambda: budget_verdict(loop.task(task), loop.store(task)))
 
     @dg.asset_check(
         asset=key(task, "comparison"),

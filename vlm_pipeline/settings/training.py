@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from vlm_pipeline.settings.base import Settings
 
 LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+Every = Annotated[int, Field(gt=0)] | Literal["epoch"]  # so many optimizer steps, or the end of every epoch
 
 
 class LoraSettings(Settings):
@@ -24,8 +27,8 @@ class LoraSettings(Settings):
 class TrainingSettings(Settings):
     epochs: float = Field(3, gt=0)
     max_steps: int | None = Field(None, gt=0)
-    batch_size: int = Field(4, gt=0)  # rows per forward pass
-    accumulation: int = Field(4, gt=0)  # forward passes per optimizer step
+    batch_size: int = Field(4, gt=0)  # an optimizer step takes batch_size * accumulation rows;
+    accumulation: int = Field(4, gt=0)  # token_budget decides how many go through the model at once
     learning_rate: float = Field(2e-4, gt=0)
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.03, ge=0)  # below 1: share of all steps, else steps
@@ -40,8 +43,8 @@ class TrainingSettings(Settings):
     image_feature_memory_mb: int = Field(
         512, gt=0
     )  # frozen image features kept in memory; the rest goes to disk
-    eval_steps: int = Field(100, gt=0)
-    save_steps: int = Field(100, gt=0)
+    eval_steps: Every = 100
+    save_steps: Every = 100
     log_steps: int = Field(10, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
     eval_rows: int = Field(256, ge=0)  # val rows whose loss is measured at each evaluation

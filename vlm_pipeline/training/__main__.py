@@ -14,6 +14,7 @@ def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str |
 
     request, job = parse_request(raw)
     reporter.say("loading torch, transformers and peft")
+    from vlm_pipeline.training.checkpoints import disk_trouble
     from vlm_pipeline.training.finish import finish, finished
     from vlm_pipeline.training.recipe import Training
     from vlm_pipeline.training.record import AdapterError, adapter_version
@@ -30,6 +31,15 @@ def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str |
         record = finish(training)
     except AdapterError as error:
         raise PayloadError(str(error)) from error
+    except PayloadError:
+        raise
+    except Exception as error:
+        if not disk_trouble(error):
+            raise
+        raise PayloadError(
+            f"writing failed ({error}). The last checkpoint is kept in {request.checkpoints}: free disk space and "
+            "run the same command again"
+        ) from error
     if not training.accelerator.is_main_process:
         return {}, None
     return summary(record), adapter_version(record)
@@ -47,7 +57,10 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         "final_loss": next(entry["loss"] for entry in reversed(record["loss_curve"]) if "loss" in entry),
         **({"val_loss": last[0]["val_loss"]} if last else {}),
         **({"val_task_score": last[0]["score"]} if last and last[0]["score"] is not None else {}),
-        "accelerator_seconds": round(speed["training_seconds"], 2),
+        "accelerator_seconds": round(speed["accelerator_seconds"], 2),
+        "planned_and_actual": {
+            "table": [{"figure": name, **pair} for name, pair in sorted(record["plan"].items())]
+        },
         "tokens": speed["tokens"],
         "tokens_per_second": round(speed["tokens_per_second"], 1),
         "row_tokens_per_second": round(speed["row_tokens_per_second"], 1),

@@ -21,10 +21,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from vlm_pipeline.compute.payload import PayloadError
-from vlm_pipeline.formatting.template import image_settings_differences
 from vlm_pipeline.settings.training import LoraSettings
 from vlm_pipeline.training.base_model import has_images, load_config
-from vlm_pipeline.training.record import AdapterError, read_record
+from vlm_pipeline.training.record import AdapterError, check_fit, read_record
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -151,25 +150,7 @@ def load_adapter(
     """
     folder = Path(folder)
     record = read_record(folder)
-    recorded = record["base"]
-    if recorded["fingerprint"] != base_fingerprint:
-        raise AdapterError(
-            f"{folder} was trained on {recorded['model']} with weights {recorded['fingerprint']}; this base has {base_fingerprint}. "
-            "Use the recorded base and revision, or train again"
-        )
-    if template_hash is not None and template_hash != record["template_hash"]:
-        raise AdapterError(
-            f"{folder} was trained with chat template {record['template_hash']}, this processor has {template_hash}"
-        )
-    changed = (
-        image_settings_differences(record["image_settings"], image_settings)
-        if image_settings is not None
-        else []
-    )
-    if changed:
-        raise AdapterError(
-            f"{folder} was trained with other image settings ({'; '.join(changed)}); set the same in task.yaml"
-        )
+    check_fit(record, folder, base_fingerprint, image_settings=image_settings, template_hash=template_hash)
     return _attach(model, folder, record["adapted_modules"], trainable)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.settings.training import QuantizationSettings
 from vlm_pipeline.store import content_hash, file_hash, read_json, write_json
+from vlm_pipeline.training.base_shape import no_revision, not_found
 
 if TYPE_CHECKING:
     import torch
@@ -40,30 +41,15 @@ def resolve_base(base_model: str, revision: str | None = None) -> Path:
 
 def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import RevisionNotFoundError
 
+    skipped = ["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"]
     try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"],
-            )
-        )
+        return Path(snapshot_download(repository, revision=revision, ignore_patterns=skipped))
     except RevisionNotFoundError as error:
-        raise PayloadError(
-            f"base_model {repository} has no revision {revision!r}; name a commit, tag or branch of it"
-        ) from error
-    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, ValueError, OSError) as error:
-        raise PayloadError(
-            f"base_model {repository} is neither a folder on this machine nor a model that the hub gives: "
-            f"{str(error).splitlines()[0]}. Check the name, the network, and HF_TOKEN for a gated model"
-        ) from error
+        raise PayloadError(no_revision(repository, revision)) from error
+    except (ValueError, OSError) as error:  # the hub's errors are OSErrors
+        raise PayloadError(not_found(repository, error)) from error
 
 
 def base_revision(folder: Path, revision: str | None) -> str | None:
@@ -90,12 +76,29 @@ def base_fingerprint(folder: Path, cache: Path | None = None) -> str:
     return content_hash(digests)
 
 
+def base_identity(base_model: str, revision: str | None, cache: Path) -> str:
+    """Names the base's weights before they are read: a hash of a local folder's files, or hub id and revision.
+
+    `cache`: the store's cache folder.
+    """
+    folder = Path(base_model)
+    if folder.is_dir():
+        return base_fingerprint(folder, cache / "base_fingerprints.json")
+    return f"{base_model}@{revision or 'main'}"
+
+
 def load_config(folder: Path) -> Any:
+    """The model's configuration by the Auto classes. Raises PayloadError; code of the model's own is never run."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError) as error:
+        if "trust_remote_code" in str(error):
+            raise PayloadError(
+                f"{folder} needs Python code of its own (auto_map in config.json), which is never run here; "
+                "use a base that Transformers knows itself"
+            ) from error
         raise PayloadError(
             f"the configuration of {folder} cannot be read: {str(error).splitlines()[0]}"
         ) from error
@@ -126,6 +129,14 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+def precision_name(precision: str) -> str:
+    """ "bf16" or "float32" without importing torch: "auto" is bf16 where this process may use an NVIDIA GPU."""
+    if precision != "auto":
+        return precision
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    return "bf16" if visible and any(Path("/dev").glob("nvidia[0-9]*")) else "float32"
+
+
 def load_base(
     folder: Path,
     dtype: torch.dtype,
@@ -137,17 +148,19 @@ def load_base(
     The class is AutoModelForImageTextToText where the configuration is one of an image-text model, else
     AutoModelForCausalLM. `quantization` nf4: QLoRA's 4-bit NormalFloat (arXiv:2305.14314), weights quantised on load.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     config = load_config(folder)
     auto_class = AutoModelForImageTextToText if has_images(config) else AutoModelForCausalLM
-    extra: dict[str, Any] = {}
-    if quantization is not None and quantization.mode != "none":
+    extra: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+    quantized = quantization is not None and quantization.mode != "none"
+    if quantized:
         extra["quantization_config"] = _bitsandbytes(quantization, outside_language_model(auto_class, config))
         extra["device_map"] = {"": device}
     try:
         model = auto_class.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", **extra)
-    except ValueError as error:
+    except (ValueError, OSError, SafetensorError) as error:
         if "scaled_dot_product_attention" not in str(error):
             raise PayloadError(
                 f"{folder} cannot be loaded as {auto_class.__name__}: {str(error).splitlines()[0]}"
@@ -159,7 +172,7 @@ def load_base(
         # repacked product has no gradient (seen with 0.50).
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.support_avx512bf16_for_cpu = False
-    return (model if extra else model.to(device)).eval()
+    return (model if quantized else model.to(device)).eval()
 
 
 def outside_language_model(auto_class: Any, config: Any) -> list[str]:

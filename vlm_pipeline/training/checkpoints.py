@@ -60,7 +60,7 @@ class Checkpoints:
             temporary.rename(target)
         except Exception as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if not _disk_trouble(error):
+            if not disk_trouble(error):
                 raise
             kept = self._numbers()
             raise PayloadError(
@@ -110,7 +110,7 @@ class Checkpoints:
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-????????"))
 
 
-def _disk_trouble(error: Exception) -> bool:
+def disk_trouble(error: Exception) -> bool:
     """Full or read-only disks; safetensors and torch wrap the operating system's error in their own."""
     if isinstance(error, OSError) and error.errno in (
         errno.ENOSPC,

@@ -15,7 +15,7 @@ from vlm_pipeline.training import adapters
 from vlm_pipeline.training.base_model import base_revision
 from vlm_pipeline.training.forward import PackedForward
 from vlm_pipeline.training.gate import refuse_or_warn
-from vlm_pipeline.training.plan import actuals, remember_throughput
+from vlm_pipeline.training.plan import Speed, actuals, remember_speed
 from vlm_pipeline.training.recipe import Training
 from vlm_pipeline.training.record import AdapterError, read_record, write_record
 from vlm_pipeline.training.rows import Rows
@@ -45,12 +45,16 @@ def finish(training: Training) -> dict[str, Any]:
     if training.best is not None:
         set_peft_model_state_dict(training.model, training.best)
     record = _record(training)
-    record["plan"] = actuals(training.plan, record)
-    speed = record["throughput"]["tokens_per_second"]
-    remember_throughput(training.request.cache, training.fingerprint, training.job, speed)
+    record["plan"] = actuals(training.plan, training.planned_seconds, record)
     training.accelerator.wait_for_everyone()
     if not training.accelerator.is_main_process:
         return record
+    progress = training.progress
+    speed = Speed(
+        progress.tokens / max(progress.seconds, 1e-9), progress.evaluation_seconds / len(gate.evaluations)
+    )
+    remember_speed(training.request.cache, training.identity, training.job, speed)
+    training.save_checkpoint()  # whatever stops the rest, the trained weights are safe
     folder = training.request.output
     _empty(folder)
     training.model.eval()
@@ -87,12 +91,14 @@ def _empty(folder: Path) -> None:
 
 
 def _logits(training: Training, base: Any, rows: Rows) -> torch.Tensor:
-    """Float32 logits, on the CPU, at the supervised positions of some rows."""
+    """Float32 logits [S, vocabulary], on the CPU, at the supervised positions of some rows, one row at a time."""
     forward: PackedForward = training.forward_of(base)
     with torch.no_grad():
         if training.packed:
-            return forward.logits(forward.pack([([row], 0) for row in rows])).float().cpu()
-        return base(**forward.padded_inputs(list(rows), training.processor)).logits.float().cpu()
+            logits = [forward.logits(forward.pack([([row], 0)])) for row in rows]
+        else:
+            logits = [forward.padded_logits([row], training.processor)[0] for row in rows]
+    return torch.cat([one.float().cpu() for one in logits])
 
 
 def _record(training: Training) -> dict[str, Any]:
@@ -125,9 +131,15 @@ def _record(training: Training) -> dict[str, Any]:
         "planned_steps": training.total_steps,
         "chosen_step": gate.best.step if gate.best else training.progress.step,
         "packed": training.packed,
-        "token_budget": training.progress.token_budget,
+        "token_budget": training.budget.tokens,
         "loss_curve": training.progress.loss_curve,
         "evaluations": gate.state(),
-        "throughput": {**training.meter.summary(), "training_seconds": training.progress.seconds},
+        "throughput": {
+            **training.meter.summary(),
+            "tokens": training.progress.tokens,
+            "idle_memory_bytes": training.idle_memory,
+            "training_seconds": training.progress.seconds,
+            "accelerator_seconds": training.progress.accelerator_seconds,
+        },
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
     }

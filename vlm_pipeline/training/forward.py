@@ -15,7 +15,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from vlm_pipeline.training.attention import use_shared_prefix_attention
+from vlm_pipeline.training.grouping import Packer
 from vlm_pipeline.training.images import ImageFeatures, read_pixels
+from vlm_pipeline.training.memory import out_of_memory
 from vlm_pipeline.training.packing import Packed, pack
 from vlm_pipeline.training.rows import IGNORE, Row
 
@@ -28,6 +30,11 @@ def image_token_of(config: Any) -> int | None:
     return None
 
 
+def predicting(rows: Sequence[Row]) -> np.ndarray:
+    """Places, in ascending order, that predict a supervised token in any of the rows."""
+    return np.unique(np.concatenate([np.flatnonzero(row.labels[1:] != IGNORE) for row in rows]))
+
+
 class PackedForward:
     """Loss of packed sequences on `model` (the base, with or without LoRA layers inside)."""
 
@@ -36,7 +43,8 @@ class PackedForward:
         self.image_token = image_token_of(model.config)
         self.attention = "packed" if attention == "auto" else attention
         self._rope = next((part for part in model.modules() if hasattr(part, "get_rope_index")), None)
-        self._takes_types = "mm_token_type_ids" in inspect.signature(model.forward).parameters
+        takes = inspect.signature(model.forward).parameters
+        self._takes_types, self._keeps_logits = "mm_token_type_ids" in takes, "logits_to_keep" in takes
         if self.attention == "packed":
             use_shared_prefix_attention(model)
         elif self.attention == "flex":
@@ -124,32 +132,45 @@ class PackedForward:
 
     def padded_losses(self, rows: Sequence[Row], processor: Any, padding: int = 0) -> torch.Tensor:
         """Sum of the cross-entropy per row, shape [rows], by the plain forward of separate rows."""
+        places = predicting(rows)
+        logits = self.padded_logits(rows, processor, padding)
+        labels = torch.full((len(rows), len(places)), IGNORE)
+        for number, row in enumerate(rows):
+            known = places < len(row.labels) - 1
+            labels[number, : known.sum()] = torch.from_numpy(row.labels[places[known] + 1])
+        losses = cross_entropy(logits.float().transpose(1, 2), labels.to(logits.device), reduction="none")
+        return losses.sum(1)
+
+    def padded_logits(self, rows: Sequence[Row], processor: Any, padding: int = 0) -> torch.Tensor:
+        """Logits [rows, places, vocabulary] of the plain forward of separate rows, at the places of `predicting`."""
         inputs = self.padded_inputs(rows, processor, padding)
-        logits = self.model(**inputs, use_cache=False).logits
-        labels = torch.full(inputs["input_ids"].shape, IGNORE)
-        for place, row in enumerate(rows):
-            labels[place, : len(row.labels)] = torch.from_numpy(row.labels)
-        shifted = logits[:, :-1].float().transpose(1, 2)
-        return cross_entropy(shifted, labels[:, 1:].to(logits.device), reduction="none").sum(1)
+        kept = torch.from_numpy(predicting(rows)).to(self.model.device)
+        if self._keeps_logits:  # the vocabulary projection at these places only
+            return self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
+        return self.model(**inputs, use_cache=False).logits[:, kept]
 
 
-def packing_fits(forward: PackedForward, rows: Sequence[Row], prefix: int, processor: Any) -> str:
+def packing_fits(forward: PackedForward, packer: Packer, processor: Any) -> str:
     """'' when packing computes what the model computes for separate rows, else the reason why not.
 
     Asked of the model itself, since layers that mix tokens in another way than attention (or bidirectional image
-    attention, or features that enter deeper layers) cannot be told from a configuration.
+    attention, or features that enter deeper layers) cannot be told from a configuration. Tried on two rows of a
+    family with images, two of one without, and all of them in one sequence.
     """
+    probes = [packer.shortest_pair(with_images) for with_images in (True, False)]
+    bundles = [([packer.rows[index] for index in probe.rows], probe.prefix) for probe in probes if probe]
     tolerance = 1e-3 if forward.model.dtype == torch.float32 else 5e-2
     with torch.no_grad():
-        reference = forward.padded_losses(rows, processor)
-    try:
-        with torch.no_grad():
-            packed = forward.row_losses(forward.pack([(rows, prefix)]))
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    worst = float(((packed - reference).abs() / reference.abs().clamp_min(1e-6)).max())
-    return (
-        ""
-        if worst <= tolerance
-        else f"the loss of a packed row differs by {worst:.1%} from that of the row alone"
-    )
+        alone = [torch.cat([forward.padded_losses([row], processor) for row in rows]) for rows, _ in bundles]
+        together = [(bundles, torch.cat(alone))] if len(bundles) > 1 else []
+        for tried, reference in [*zip([[one] for one in bundles], alone, strict=True), *together]:
+            try:
+                packed = forward.row_losses(forward.pack(tried))
+            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+                if out_of_memory(error):
+                    raise
+                return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            worst = float(((packed - reference).abs() / reference.abs().clamp_min(1e-6)).max())
+            if not worst <= tolerance:
+                return f"the loss of a packed row differs by {worst:.1%} from that of the row alone"
+    return ""

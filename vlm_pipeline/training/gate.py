@@ -16,7 +16,8 @@ import numpy as np
 from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.scoring.columns import ABSOLUTE_ERRORS
 from vlm_pipeline.scoring.results import GoldError
-from vlm_pipeline.scoring.row_scorers import RowScorer
+from vlm_pipeline.scoring.row_scorers import RowScorer, build_scorer
+from vlm_pipeline.training.request import JobSettings
 from vlm_pipeline.training.rows import Row, Rows
 
 Generate = Callable[[list[Row]], list[str]]
@@ -25,12 +26,14 @@ SHOWN_SAMPLES = 3
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the val split. `score` and `compliance` are shares in [0, 1]; None: the gate is off."""
+    """One look at the val split. `score` and `compliance` are shares in [0, 1]; None: not measured."""
 
     step: int
     val_loss: float | None  # mean over supervised tokens
     score: float | None = None
-    compliance: float | None = None  # answers that the scorer could read
+    compliance: float | None = (
+        None  # answers that the scorer could read; None where it reads nothing out of them
+    )
     samples: list[dict[str, str]] = field(default_factory=list)
 
     def better_than(self, other: Evaluation) -> bool:
@@ -42,7 +45,9 @@ class Evaluation:
     def line(self) -> str:
         parts = [f"val loss {self.val_loss:.4f}"] if self.val_loss is not None else []
         if self.score is not None:
-            parts += [f"task score {self.score:.1%}", f"readable answers {self.compliance:.1%}"]
+            parts.append(f"task score {self.score:.1%}")
+        if self.compliance is not None:
+            parts.append(f"readable answers {self.compliance:.1%}")
         return f"evaluation at step {self.step}: {', '.join(parts)}"
 
 
@@ -60,20 +65,48 @@ def fixed_sample(rows: Rows, size: int, seed: int) -> list[int]:
     return [index for _, _, index in sorted(turns)[:size]]
 
 
-class Gate:
-    """Task score of generated answers on fixed val rows, and the memory of the best."""
+def make_gate(val: Rows, job: JobSettings) -> Gate:
+    """The gate of a run: the task's first scorer on a fixed sample of the val split."""
+    settings = job.training
+    why_off = (
+        "training.gate_rows is 0" if settings.gate_rows == 0
+        else "the task has no scorer" if not job.scorers
+        else "the val split has no rows" if len(val) == 0
+        else ""
+    )  # fmt: skip
+    if why_off:
+        return Gate([], None, settings.gate_patience, why_off)
+    rows = val.subset(fixed_sample(val, settings.gate_rows, settings.seed))
+    return Gate(rows, build_scorer(job.scorers[0]), settings.gate_patience)
 
-    def __init__(self, rows: Iterable[Row], scorer: RowScorer | None, patience: int) -> None:
+
+class Gate:
+    """Task score of generated answers on fixed val rows, and the memory of the best.
+
+    `why_off` says why no answer is generated, '' where some are.
+    """
+
+    def __init__(
+        self, rows: Iterable[Row], scorer: RowScorer | None, patience: int, why_off: str = ""
+    ) -> None:
         self.patience = patience
+        self.why_off = why_off
         self._scorer = scorer
         self._rows: list[tuple[Row, Any]] = []
+        unreadable = "there are no rows"
         for row in rows if scorer else ():
             metadata = dict(row.metadata or {})
             if row.answer_value is not None:
                 metadata.setdefault("answer", row.answer_value)
             reference = scorer.reference(row.answer, metadata)
-            if not isinstance(reference, GoldError):
+            if isinstance(reference, GoldError):
+                unreadable = f"{row.id}: {reference.reason}"
+            else:
                 self._rows.append((row, reference))
+        if scorer and not self._rows:
+            self.why_off = (
+                f"no sampled val row has an answer that the scorer {scorer.name} can read ({unreadable})"
+            )
         self.evaluations: list[Evaluation] = []
 
     @property
@@ -96,7 +129,8 @@ class Gate:
                 {"id": row.id, "answer": row.answer, "text": text}
                 for text, (row, _) in list(zip(texts, self._rows, strict=True))[:SHOWN_SAMPLES]
             ]
-            compliance = mean(one.extraction is None or one.extraction.found for one in scored)
+            readable = [one.extraction.found for one in scored if one.extraction is not None]
+            compliance = mean(readable) if readable else None
             evaluation = Evaluation(step, val_loss, mean(map(row_credit, scored)), compliance, samples)
         self.evaluations.append(evaluation)
         return evaluation

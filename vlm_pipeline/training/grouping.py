@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlm_pipeline.training.rows import IGNORE, Row, Rows
+from vlm_pipeline.training.rows import Row, Rows, Tokens
 
 SHORTEST_PREFIX = 16  # tokens; below this sharing costs more than it saves
 _KEY_TOKENS = 64  # rows without an image are taken together by this many first tokens
@@ -26,25 +26,20 @@ class Bundle:
     tokens: int  # of the packed group
 
 
-def shared_prefix(rows: Sequence[Row], image_token: int | None) -> int:
+def shared_prefix(rows: Sequence[Row | Tokens], image_token: int | None) -> int:
     """How many first tokens the rows share; ends before the token that predicts the first supervised one,
     and never inside an image. Rows must show the same images.
     """
-    limit = min(min(_first_supervised(row) - 1, len(row.input_ids) - 1) for row in rows)
+    limit = min(min(row.first_supervised, len(row.input_ids)) - 1 for row in rows)
     first = rows[0].input_ids
     for row in rows[1:]:
         differing = np.flatnonzero(first[:limit] != row.input_ids[:limit])
         limit = int(differing[0]) if len(differing) else limit
     limit = max(limit, 0)
-    if image_token is not None and len(rows[0].images):
+    if image_token is not None:
         while 0 < limit < len(first) and first[limit] == image_token and first[limit - 1] == image_token:
             limit -= 1
     return limit
-
-
-def _first_supervised(row: Row) -> int:
-    supervised = np.flatnonzero(row.labels != IGNORE)
-    return int(supervised[0]) if len(supervised) else len(row.labels)
 
 
 class Packer:
@@ -66,16 +61,16 @@ class Packer:
 
     def _find_families(self, image_token: int | None) -> list[tuple[np.ndarray, int]]:
         """Families of rows with a shared prefix, as (row indices, prefix). Rows that share nothing form one, prefix 0."""
-        by_image: dict[tuple[object, ...], list[int]] = {}
-        for index, row in enumerate(self.rows):
-            key: tuple[object, ...] = row.image_sha256 if row.images else ("group", row.group)
+        by_image: dict[tuple[str, ...], list[int]] = {}
+        shown = self.rows.shown()
+        for index, key in enumerate(shown):
             by_image.setdefault(key, []).append(index)
         families, alone = self._with_prefix(by_image.values(), image_token)
         by_beginning: dict[bytes, list[int]] = {}
         for index in alone:
-            row = self.rows[index]
-            if not row.images:
-                by_beginning.setdefault(row.input_ids[:_KEY_TOKENS].tobytes(), []).append(index)
+            if shown[index][0] == "group":
+                beginning = self.rows.tokens(index).input_ids[:_KEY_TOKENS].tobytes()
+                by_beginning.setdefault(beginning, []).append(index)
         more, _ = self._with_prefix(by_beginning.values(), image_token)
         families += more
         taken = {index for members, _ in families for index in members}
@@ -88,13 +83,25 @@ class Packer:
         families, alone = [], []
         for members in candidates:
             prefix = (
-                shared_prefix([self.rows[index] for index in members], image_token) if len(members) > 1 else 0
+                shared_prefix([self.rows.tokens(index) for index in members], image_token)
+                if len(members) > 1
+                else 0
             )
             if prefix >= SHORTEST_PREFIX:
                 families.append((np.array(members), prefix))
             else:
                 alone += members
         return families, alone
+
+    def shortest_pair(self, with_images: bool) -> Bundle | None:
+        """The two shortest rows of a family whose rows show images (or show none), of one that shares if there is one."""
+        candidates = []
+        for members, prefix in self.families:
+            fitting = members[self.rows.has_images[members] == with_images]
+            pair = fitting[np.argsort(self.lengths[fitting], kind="stable")[:2]]
+            if len(pair):
+                candidates.append((not prefix, -len(pair), self._bundle(pair.tolist(), prefix)))
+        return min(candidates, key=lambda one: (*one[:2], one[2].tokens))[2] if candidates else None
 
     def epoch(self, number: int) -> list[list[Bundle]]:
         """The optimizer steps of an epoch, each a list of bundles. Same seed and number, same plan.

@@ -1,21 +1,25 @@
 """What a training run will take, before any weight is read: exact tokens and steps, estimated memory and time.
 
-Token and step counts are those of the very plan that training follows. Time comes from the throughput that earlier
-runs measured on this device (`<store>/cache/throughput.json`); without one it is unknown, and said to be.
+Token and step counts are those of the very plan that training follows. Time comes from the speed that earlier runs
+measured on this machine (`<store>/cache/throughput.json`); without one it is unknown, and said to be. So the plan
+itself holds no time: it does not change when a run has measured a speed.
 """
 
 from __future__ import annotations
 
-import json
 import platform
-import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlm_pipeline.estimates import lora_training_memory
+from vlm_pipeline.settings.budget import BudgetSettings
 from vlm_pipeline.settings.training import LoraSettings
 from vlm_pipeline.store import read_json, write_json
-from vlm_pipeline.training.grouping import Packer
+from vlm_pipeline.training.base_model import precision_name
+from vlm_pipeline.training.base_shape import BaseShape, Shapes
+from vlm_pipeline.training.gate import make_gate
+from vlm_pipeline.training.grouping import Bundle, Packer
 from vlm_pipeline.training.request import JobSettings
 from vlm_pipeline.training.rows import Rows
 
@@ -23,17 +27,20 @@ SMALL_SET_ROWS = 200
 FEW_ROWS = 100
 FEW_STEPS = 200
 _VISION_WORDS = ("visual", "vision", "image_")
+_WEIGHT_BYTES = {"nf4": 0.55, "int8": 1.05}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Numbers ahead of a run. Tokens are per epoch and exact; bytes and seconds are estimates (None: unknown)."""
+    """Numbers ahead of a run. Counts are exact, bytes are an estimate; `all_tokens` are those of the whole run."""
 
     rows: int
     steps: int
     epochs: float
-    tokens: int  # of the rows, as without sharing
-    packed_tokens: int  # that will be computed
+    evaluations: int
+    tokens: int  # of the rows, an epoch, as without sharing
+    packed_tokens: int  # that will be computed, an epoch
+    all_tokens: int
     supervised_tokens: int
     saved_by_sharing: float  # share of tokens that sharing saves
     longest_row: int
@@ -41,52 +48,43 @@ class Plan:
     trainable_parameters: int
     base_parameters: int
     memory_bytes: int
-    seconds: float | None
     findings: list[str] = field(default_factory=list)
-    blocked: str = ""  # why the budget forbids the run; '' when it may start
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def make_packer(rows: Rows, job: JobSettings, base_folder: Path) -> Packer:
+@dataclass(frozen=True)
+class Speed:
+    """What the last run with this base and precision measured on this machine."""
+
+    tokens_per_second: float  # computed tokens
+    evaluation_seconds: float  # one evaluation
+
+
+def make_packer(rows: Rows, job: JobSettings, base: BaseShape) -> Packer:
     """The plan of epochs that training follows."""
     settings = job.training
-    config = json.loads((base_folder / "config.json").read_text("utf-8"))
     return Packer(
-        rows, rows_per_step=settings.batch_size * settings.accumulation, image_token=image_token_in(config),
+        rows, rows_per_step=settings.batch_size * settings.accumulation, image_token=base.image_token,
         share=settings.packing == "shared", seed=settings.seed,
     )  # fmt: skip
 
 
-def image_token_in(config: dict[str, Any]) -> int | None:
-    """The placeholder's token id in a model's config.json; None for a text model."""
-    return config.get("image_token_id", config.get("image_token_index"))
-
-
-def make_plan(
-    packer: Packer, job: JobSettings, base_folder: Path, tokens_per_second: float | None = None
-) -> Plan:
-    """Plan a run. `tokens_per_second`: measured computed tokens of this base and machine, None where none were."""
+def make_plan(packer: Packer, val: Rows, job: JobSettings, base: BaseShape) -> Plan:
+    """Plan a run on the rows of `packer`, judged on `val`."""
     settings, rows = job.training, packer.rows
-    config = json.loads((base_folder / "config.json").read_text("utf-8"))
-    steps, total_steps = schedule(packer, settings.epochs, settings.max_steps)
-    first = packer.epoch(0)
-    packed = sum(bundle.tokens for step in first for bundle in step)
-    passes = sum(len(packer.passes(step, settings.token_budget)) for step in first)
-    tokens = int(rows.lengths.sum())
-    shapes = weight_shapes(base_folder)
-    base_parameters = sum(_product(shape) for shape in shapes.values())
-    trainable = lora_parameters(shapes, job.lora)
-    share = total_steps / max(sum(steps), 1)
-    seconds = packed * settings.epochs * share / tokens_per_second if tokens_per_second else None
+    epoch_steps, steps = schedule(packer, settings.epochs, settings.max_steps)
+    passes = [one for step in packer.epoch(0) for one in packer.passes(step, settings.token_budget)]
+    tokens, packed = int(rows.lengths.sum()), computed_tokens(passes)
+    trainable = lora_parameters(base.weights, job.lora)
     return Plan(
-        rows=len(rows), steps=total_steps, epochs=settings.epochs, tokens=tokens, packed_tokens=packed,
-        supervised_tokens=sum(row.n_supervised for row in rows), saved_by_sharing=1 - packed / tokens,
-        longest_row=int(rows.lengths.max()), passes_per_epoch=passes, trainable_parameters=trainable,
-        base_parameters=base_parameters,
-        memory_bytes=memory(config, base_parameters, trainable, min(settings.token_budget, packed), job),
-        seconds=seconds, findings=findings(len(rows), total_steps, job), blocked=_over_budget(seconds, job),
+        rows=len(rows), steps=steps, epochs=settings.epochs, evaluations=evaluations(settings.eval_steps, epoch_steps, steps),
+        tokens=tokens, packed_tokens=packed, all_tokens=_tokens_of_run(packer, epoch_steps, steps, settings.token_budget),
+        supervised_tokens=int(rows.supervised.sum()), saved_by_sharing=1 - packed / tokens,
+        longest_row=int(rows.lengths.max()), passes_per_epoch=len(passes), trainable_parameters=trainable,
+        base_parameters=base.parameters, memory_bytes=memory(passes, rows, trainable, job, base),
+        findings=findings(rows, val, steps, job),
     )  # fmt: skip
 
 
@@ -99,16 +97,37 @@ def schedule(packer: Packer, epochs: float, max_steps: int | None) -> tuple[list
     return steps, min(sum(steps), max_steps or sum(steps))
 
 
-def findings(rows: int, steps: int, job: JobSettings) -> list[str]:
-    """What a person should know before paying: too little data, too few steps, a base of other precision."""
+def evaluations(every: int | str, epoch_steps: list[int], steps: int) -> int:
+    """How often a run evaluates: the untrained model, every so many steps or epoch, and the last step."""
+    if every == "epoch":
+        ends = {min(sum(epoch_steps[: number + 1]), steps) for number in range(len(epoch_steps))}
+        return 1 + len(ends)
+    return 1 + -(-steps // int(every))
+
+
+def computed_tokens(passes: list[list[Bundle]]) -> int:
+    return sum(bundle.tokens for one in passes for bundle in one)
+
+
+def _tokens_of_run(packer: Packer, epoch_steps: list[int], steps: int, budget: int) -> int:
+    total = 0
+    for number, count in enumerate(epoch_steps):
+        planned = packer.epoch(number)[: min(count, steps)]
+        total += sum(computed_tokens(packer.passes(step, budget)) for step in planned)
+        steps -= len(planned)
+    return total
+
+
+def findings(rows: Rows, val: Rows, steps: int, job: JobSettings) -> list[str]:
+    """What a person should know before paying: too little data, too few steps, nothing that watches the answers."""
     found = []
-    if rows < FEW_ROWS:
+    if len(rows) < FEW_ROWS:
         found.append(
-            f"only {rows} training rows: below {FEW_ROWS} a tuned model mostly learns the format; add rows, or use the preset small_set"
+            f"only {len(rows)} training rows: below {FEW_ROWS} a tuned model mostly learns the format; add rows, or use the preset small_set"
         )
-    elif rows < SMALL_SET_ROWS:
+    elif len(rows) < SMALL_SET_ROWS:
         found.append(
-            f"{rows} training rows are few (below {SMALL_SET_ROWS}); expect gains in format more than in knowledge"
+            f"{len(rows)} training rows are few (below {SMALL_SET_ROWS}); expect gains in format more than in knowledge"
         )
     if steps < FEW_STEPS:
         found.append(
@@ -119,30 +138,32 @@ def findings(rows: int, steps: int, job: JobSettings) -> list[str]:
         found.append(
             f"{warmup:.0f} warm-up steps are over half of {steps}: the learning rate hardly reaches its value"
         )
+    off = make_gate(val, job).why_off
+    if off:
+        found.append(
+            f"no answer is generated and scored while training, a falling loss will be believed: {off}"
+        )
     return found
 
 
-def memory(
-    config: dict[str, Any], base_parameters: int, trainable: int, tokens: int, job: JobSettings
-) -> int:
-    """Bytes: base weights, adapter with gradient and two Adam moments, activations of one pass. A rough upper figure."""
-    text = config.get("text_config") or config
-    layers, hidden = text.get("num_hidden_layers", 0), text.get("hidden_size", 0)
-    wide = text.get("intermediate_size", 4 * hidden)
-    size = 4 if job.training.precision == "float32" else 2
-    if job.quantization.mode == "none":
-        weights = base_parameters * size
-    else:
-        weights = base_parameters * {"nf4": 0.55, "int8": 1.05}[job.quantization.mode]
-    per_layer = (
-        14 * hidden + 5 * wide
-    )  # kept for the backward pass: norms, projections, attention, gated MLP, LoRA inputs
-    kept = hidden if job.training.gradient_checkpointing else per_layer
-    activations = tokens * (layers * kept + per_layer) * size
-    return int(weights + trainable * 16 + activations)
+def memory(passes: list[list[Bundle]], rows: Rows, trainable: int, job: JobSettings, base: BaseShape) -> int:
+    """Bytes at the peak of a step, by the one estimator."""
+    size = 4 if precision_name(job.training.precision) == "float32" else 2
+    return lora_training_memory(
+        base.parameters,
+        trainable,
+        base.text.get("num_hidden_layers", 0),
+        base.text.get("hidden_size", 0),
+        max(sum(bundle.tokens for bundle in one) for one in passes),
+        max(int(rows.supervised[[index for bundle in one for index in bundle.rows]].sum()) for one in passes),
+        base.text.get("vocab_size", 0),
+        base_bytes=_WEIGHT_BYTES.get(job.quantization.mode, size),
+        activation_bytes=size,
+        checkpointing=job.training.gradient_checkpointing,
+    )
 
 
-def lora_parameters(shapes: dict[str, tuple[int, ...]], lora: LoraSettings) -> int:
+def lora_parameters(shapes: Shapes, lora: LoraSettings) -> int:
     """Parameters of an adapter: r * (inputs + outputs) per adapted layer."""
     total = 0
     for name, shape in shapes.items():
@@ -154,52 +175,20 @@ def lora_parameters(shapes: dict[str, tuple[int, ...]], lora: LoraSettings) -> i
     return total
 
 
-def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of all weights, from the headers of the safetensors files."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(length))
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    return shapes
+# -- time ------------------------------------------------------------------------------------------------------
 
 
-def measured_throughput(cache: Path | None, fingerprint: str, job: JobSettings) -> float | None:
-    """Computed tokens a second of the last run with this base and precision on this machine."""
-    return (
-        read_json(cache / "throughput.json", default={}).get(_run_kind(fingerprint, job)) if cache else None
-    )
+def planned_seconds(plan: Plan | dict[str, Any], speed: Speed | None) -> float | None:
+    """Seconds of training and evaluation at a measured speed; None without one."""
+    known = plan if isinstance(plan, dict) else plan.as_dict()
+    if speed is None:
+        return None
+    return known["all_tokens"] / speed.tokens_per_second + known["evaluations"] * speed.evaluation_seconds
 
 
-def remember_throughput(
-    cache: Path | None, fingerprint: str, job: JobSettings, tokens_per_second: float
-) -> None:
-    if cache:
-        path = cache / "throughput.json"
-        write_json(path, {**read_json(path, default={}), _run_kind(fingerprint, job): tokens_per_second})
-
-
-def _run_kind(fingerprint: str, job: JobSettings) -> str:
-    return "|".join([fingerprint, job.quantization.mode, job.training.precision, platform.node()])
-
-
-def actuals(plan: Plan, record: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """The plan held against what happened: {figure: {planned, actual}}."""
-    speed = record["throughput"]
-    return {
-        "steps": {"planned": plan.steps, "actual": record["steps"]},
-        "seconds": {"planned": plan.seconds, "actual": speed["training_seconds"]},
-        "memory_bytes": {"planned": plan.memory_bytes, "actual": speed["peak_memory_bytes"]},
-        "trainable_parameters": {
-            "planned": plan.trainable_parameters,
-            "actual": record["trainable_parameters"],
-        },
-    }
-
-
-def _over_budget(seconds: float | None, job: JobSettings) -> str:
-    limit = job.budget.accelerator_seconds
+def over_budget(seconds: float | None, budget: BudgetSettings) -> str:
+    """Why the budget forbids a run of this length; '' when it may start."""
+    limit = budget.accelerator_seconds
     if limit is None or seconds is None or seconds <= limit:
         return ""
     return (
@@ -208,8 +197,30 @@ def _over_budget(seconds: float | None, job: JobSettings) -> str:
     )
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+def measured_speed(cache: Path | None, base: str, job: JobSettings) -> Speed | None:
+    """Of the last run with this base (`base_identity`) and precision on this machine."""
+    found = read_json(cache / "throughput.json", default={}).get(_run_kind(base, job)) if cache else None
+    return Speed(**found) if isinstance(found, dict) else None
+
+
+def remember_speed(cache: Path | None, base: str, job: JobSettings, speed: Speed) -> None:
+    if cache:
+        path = cache / "throughput.json"
+        write_json(path, {**read_json(path, default={}), _run_kind(base, job): asdict(speed)})
+
+
+def _run_kind(base: str, job: JobSettings) -> str:
+    return "|".join([base, job.quantization.mode, precision_name(job.training.precision), platform.node()])
+
+
+def actuals(plan: Plan, seconds: float | None, record: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """The plan held against what happened: {figure: {planned, actual}}."""
+    speed = record["throughput"]
+    pairs = {
+        "steps": (plan.steps, record["steps"]),
+        "tokens": (plan.all_tokens, speed["tokens"]),
+        "seconds": (seconds, speed["accelerator_seconds"]),
+        "memory_bytes": (plan.memory_bytes, speed["peak_memory_bytes"] - speed["idle_memory_bytes"]),
+        "trainable_parameters": (plan.trainable_parameters, record["trainable_parameters"]),
+    }
+    return {name: {"planned": planned, "actual": actual} for name, (planned, actual) in pairs.items()}

@@ -10,7 +10,7 @@ from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.formatting.table import read_table_metadata
 from vlm_pipeline.formatting.template import image_settings, image_settings_differences, template_hash
 from vlm_pipeline.settings.training import LoraSettings
-from vlm_pipeline.training.record import AdapterError, adapter_version, read_record
+from vlm_pipeline.training.record import AdapterError, adapter_version, check_fit, read_record
 
 
 def check_formatting(paths: Iterable[Path], processor: Any) -> None:
@@ -32,13 +32,19 @@ def check_formatting(paths: Iterable[Path], processor: Any) -> None:
             )
 
 
-def start_version(folder: Path | None, lora: LoraSettings) -> str | None:
-    """Identity of the adapter that training continues from, None for a fresh one. Raises AdapterError."""
+def check_start(folder: Path | None, lora: LoraSettings, fingerprint: str, processor: Any) -> str | None:
+    """Identity of the adapter that training continues from, None for a fresh one.
+
+    `fingerprint`: of the base. Raises AdapterError for another base, template, image settings or adapter shape.
+    """
     if folder is None:
         return None
     record = read_record(folder)
+    check_fit(
+        record, folder, fingerprint, image_settings=image_settings(processor), template_hash=template_hash(processor)
+    )  # fmt: skip
     mine, theirs = lora.model_dump(mode="json"), record["settings"]["lora"]
-    changed = [name for name in ("r", "alpha", "target_modules", "vision") if mine[name] != theirs.get(name)]
+    changed = [name for name in mine if mine[name] != theirs.get(name)]
     if changed:
         raise AdapterError(
             f"{folder} has another lora.{', lora.'.join(changed)}; set the same to continue from it"

@@ -7,57 +7,50 @@ Under `accelerate launch` every process takes its share of a step's passes and t
 
 from __future__ import annotations
 
-import gc
+import math
 import time
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from vlm_pipeline.compute.payload import PayloadError, Reporter
-from vlm_pipeline.formatting.template import (
-    image_settings,
-    load_processor,
-    template_hash,
-)
-from vlm_pipeline.store import content_hash, write_json
+from vlm_pipeline.formatting.template import image_settings, load_processor
+from vlm_pipeline.store import content_hash
 from vlm_pipeline.training import adapters
 from vlm_pipeline.training.base_model import (
     base_fingerprint,
+    base_identity,
     base_revision,
     load_base,
     pick_device,
     pick_dtype,
     resolve_base,
 )
-from vlm_pipeline.training.checkpoints import Checkpoint, Checkpoints
+from vlm_pipeline.training.base_shape import shape_of_base
+from vlm_pipeline.training.checkpoints import Checkpoints
 from vlm_pipeline.training.evaluation import Evaluator
 from vlm_pipeline.training.forward import PackedForward, packing_fits
 from vlm_pipeline.training.grouping import Bundle
 from vlm_pipeline.training.images import ImageFeatures
 from vlm_pipeline.training.lora_linear import fuse_lora
+from vlm_pipeline.training.memory import TokenBudget, free_memory, no_room, out_of_memory, used_memory
 from vlm_pipeline.training.optimizer import make_optimizer, make_scheduler
-from vlm_pipeline.training.plan import make_packer, make_plan, measured_throughput, schedule
-from vlm_pipeline.training.preflight import check_formatting, start_version
+from vlm_pipeline.training.plan import (
+    make_packer,
+    make_plan,
+    measured_speed,
+    over_budget,
+    planned_seconds,
+    schedule,
+)
+from vlm_pipeline.training.preflight import check_formatting, check_start
+from vlm_pipeline.training.progress import Progress, adapter_tensors, restore, snapshot
 from vlm_pipeline.training.request import JobSettings, TrainingRequest
-from vlm_pipeline.training.rows import Row, Rows, check_rows, read_rows, replay_rows
+from vlm_pipeline.training.rows import Rows, check_rows, read_rows, replay_rows
+from vlm_pipeline.training.step import Gradients
 from vlm_pipeline.training.throughput import Throughput
-
-
-@dataclass
-class Progress:
-    """Where a run stands; all of it goes into checkpoints."""
-
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    token_budget: int = 0
-    stopped: bool = False
-    loss_curve: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 class Training:
@@ -70,47 +63,44 @@ class Training:
 
     def prepare(self) -> None:
         """Read rows and configuration; everything that can be refused is refused here, before any weight is read."""
-        job = self.job
+        job, request = self.job, self.request
         self.base_folder = resolve_base(job.base_model, job.revision)
-        adapters.check_targets(self.base_folder, job.lora)
+        self.wanted_modules = adapters.check_targets(self.base_folder, job.lora)
         self.rows = self._read_training_rows()
-        self.val = read_rows(self.request.formatted, "val")
+        self.val = read_rows(request.formatted, "val")
         self.processor = load_processor(self.base_folder, image=job.image)
-        check_formatting(self.request.formatted, self.processor)
-        cache = self.request.cache
+        check_formatting(request.formatted, self.processor)
+        cache = request.cache
         self.fingerprint = base_fingerprint(
             self.base_folder, cache / "base_fingerprints.json" if cache else None
         )
-        if self.request.base and "@" not in self.request.base and self.request.base != self.fingerprint:
+        if request.base and "@" not in request.base and request.base != self.fingerprint:
             raise PayloadError(
                 f"the weights of {job.base_model} ({self.fingerprint}) are not those that the run was started for "
-                f"({self.request.base}); run again"
+                f"({request.base}); run again"
             )
+        start = check_start(request.from_adapter, job.lora, self.fingerprint, self.processor)
         self.training_set = content_hash([self.rows.content(), self.val.content()])
-        self.key = content_hash(
-            [
-                self.job.training_hash(),
-                self.training_set,
-                self.fingerprint,
-                start_version(self.request.from_adapter, self.job.lora),
-            ]
-        )
+        self.key = content_hash([job.training_hash(), self.training_set, self.fingerprint, start])
         self._plan()
 
     def setup(self) -> None:
         """Load the model and put a fresh, continued or checkpointed adapter on it."""
-        settings = self.settings
+        settings, say = self.settings, self.reporter.say
         self.accelerator = Accelerator(cpu=pick_device().type == "cpu")
         self.device = self.accelerator.device
+        self.idle_memory = used_memory(self.device)
         set_seed(settings.seed)
         self._setup_model()
+        self.budget = TokenBudget(settings.token_budget, int(self.packer.lengths.min()), say)
         self._setup_data()
         self._setup_optimization()
-        self.progress = Progress(token_budget=settings.token_budget)
-        self.checkpoints = Checkpoints(
-            self.request.checkpoints, self.key, settings.keep_checkpoints, self.reporter.say
-        )
-        self._resume()
+        self.progress = Progress()
+        self.checkpoints = Checkpoints(self.request.checkpoints, self.key, settings.keep_checkpoints, say)
+        found = self.checkpoints.load_latest()
+        if found is not None:
+            restore(self, found)
+            say(f"resumed from the checkpoint of step {found.step}")
 
     def _read_training_rows(self) -> Rows:
         rows = read_rows(self.request.formatted, "train")
@@ -122,15 +112,15 @@ class Training:
     def _plan(self) -> None:
         """Say what the run will take; refuse what the budget forbids."""
         self._planned: tuple[int, list[list[Bundle]]] | None = None
-        self.packer = make_packer(self.rows, self.job, self.base_folder)
-        measured = measured_throughput(self.request.cache, self.fingerprint, self.job)
-        self.plan = plan = make_plan(self.packer, self.job, self.base_folder, measured)
-        if self.request.plan:
-            write_json(self.request.plan, plan.as_dict())
+        base, job, cache = shape_of_base(str(self.base_folder)), self.job, self.request.cache
+        self.packer = make_packer(self.rows, job, base)
+        self.plan = plan = make_plan(self.packer, self.val, job, base)
+        self.identity = base_identity(job.base_model, job.revision, cache) if cache else self.fingerprint
+        self.planned_seconds = planned_seconds(plan, measured_speed(cache, self.identity, job))
         duration = (
-            f"about {plan.seconds:,.0f} s"
-            if plan.seconds
-            else "time unknown before the first run on this machine"
+            "time unknown before the first run on this machine"
+            if self.planned_seconds is None
+            else f"about {self.planned_seconds:,.0f} s"
         )
         self.reporter.say(
             f"plan: {plan.rows:,} rows, {plan.steps:,} steps, {plan.packed_tokens:,} tokens an epoch "
@@ -138,8 +128,9 @@ class Training:
         )
         for finding in plan.findings:
             self.reporter.say(f"finding: {finding}")
-        if plan.blocked:
-            raise PayloadError(plan.blocked)
+        blocked = over_budget(self.planned_seconds, job.budget)
+        if blocked:
+            raise PayloadError(blocked)
 
     def load_base(self) -> Any:
         dtype = pick_dtype(self.settings.precision, self.device)
@@ -153,19 +144,14 @@ class Training:
             base.enable_input_require_grads()
         if self.request.from_adapter:
             self.model = adapters.load_adapter(
-                base,
-                self.request.from_adapter,
-                self.fingerprint,
-                template_hash=template_hash(self.processor),
-                trainable=True,
+                base, self.request.from_adapter, self.fingerprint, trainable=True
             )
-            adapters.check_trainable(self.model, adapters.check_targets(self.base_folder, job.lora))
+            adapters.check_trainable(self.model, self.wanted_modules)
         else:
             self.model = adapters.add_lora(
                 base, job.lora, job.base_model, base_revision(self.base_folder, job.revision)
             )
         fuse_lora(self.model)
-        self.trainable = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         self.adapted = adapters.adapted_modules(self.model)
         self.reporter.say(
             f"{adapters.trainable_parameters(self.model):,} trainable parameters in {len(self.adapted)} modules on {self.device}"
@@ -184,29 +170,32 @@ class Training:
 
     def _setup_data(self) -> None:
         self.forward = self.forward_of(self.model.get_base_model())
-        members, prefix = max(
-            self.packer.families,
-            key=lambda family: (family[1] > 0, -int(self.packer.lengths[family[0][:2]].sum())),
-        )
         self.model.eval()
-        reason = packing_fits(
-            self.forward, [self.rows[int(index)] for index in members[:2]], prefix, self.processor
-        )
+        try:
+            reason = packing_fits(self.forward, self.packer, self.processor)
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                raise no_room("while packing was tried") from error
+            raise
         self.packed = not reason
         if reason:
             self.reporter.say(f"packing does not fit this model, rows are padded instead: {reason}")
         self.evaluator = Evaluator(
-            self.model, self.forward, self.processor, self.val, self.job,
-            packed=self.packed, identity=self.fingerprint, cache=self.request.cache,
-        )  # fmt: skip
+            self.model, self.forward, self.processor, self.val, self.job, self.budget, packed=self.packed
+        )
         self.best: dict[str, torch.Tensor] | None = None
 
     def _setup_optimization(self) -> None:
         settings = self.settings
         self.epoch_steps, self.total_steps = schedule(self.packer, settings.epochs, settings.max_steps)
-        self.optimizer = make_optimizer(list(self.trainable.values()), settings)
+        self.trainable = [value for value in self.model.parameters() if value.requires_grad]
+        self.optimizer = make_optimizer(self.trainable, settings)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         self.meter = Throughput(self.model, self.device)
+        self.gradients = Gradients(
+            self.model, self.forward, self.packer, self.processor, self.accelerator, self.budget, self.meter,
+            packed=self.packed,
+        )  # fmt: skip
 
     # -- training ----------------------------------------------------------------------------------------------
 
@@ -218,22 +207,21 @@ class Training:
         while progress.step < self.total_steps and not progress.stopped:
             started = time.perf_counter()
             steps = self._epoch_plan(progress.epoch)
-            bundles = steps[progress.step_in_epoch]
-            upcoming = steps[progress.step_in_epoch + 1 : progress.step_in_epoch + 3]
-            loss, norm = self._step(bundles, upcoming)
-            progress.step += 1
-            progress.step_in_epoch += 1
-            if progress.step_in_epoch == len(steps):
-                progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+            loss, norm = self._step(
+                steps[progress.step_in_epoch],
+                steps[progress.step_in_epoch + 1 : progress.step_in_epoch + 3],
+            )
+            progress.advance(len(steps))
             seconds = time.perf_counter() - started
             progress.seconds += seconds
+            progress.tokens += self.gradients.tokens
             self.meter.step(seconds)
             self._log(loss, norm)
             last = progress.step == self.total_steps
-            if last or progress.step % settings.eval_steps == 0:
+            if last or progress.due(settings.eval_steps):
                 self._evaluate()
-            if not last and progress.step % settings.save_steps == 0:
-                self._save_checkpoint()
+            if not last and progress.due(settings.save_steps):
+                self.save_checkpoint()
             self._hold_budget()
         if progress.stopped:
             self.reporter.say(
@@ -245,90 +233,16 @@ class Training:
             self._planned = (number, self.packer.epoch(number)[: self.epoch_steps[number]])
         return self._planned[1]
 
-    def _hold_budget(self) -> None:
-        limit, progress = self.job.budget.accelerator_seconds, self.progress
-        if limit is not None and progress.seconds > limit and progress.step < self.total_steps:
-            self._save_checkpoint()
-            raise PayloadError(
-                f"budget.accelerator_seconds ({limit:,.0f} s) is spent at step {progress.step} of {self.total_steps}; the "
-                "checkpoint is kept. Raise the budget and run the same command to go on from it"
-            )
-
     def _step(self, bundles: list[Bundle], upcoming: list[list[Bundle]]) -> tuple[float, float]:
-        """One optimizer step; out of memory halves the token budget and takes the same rows again."""
-        while True:
-            try:
-                loss = self._backward(bundles, upcoming)
-                break
-            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-                self._halve_budget(error)
-        if not torch.isfinite(torch.tensor(loss)):
-            raise PayloadError(self._diverged("the loss", bundles))
-        norm = float(torch.nn.utils.clip_grad_norm_(self.trainable.values(), self.settings.clip))
-        if not torch.isfinite(torch.tensor(norm)):
-            raise PayloadError(self._diverged("the gradient", bundles))
+        """One optimizer step; returns its loss and the gradient's norm before clipping."""
+        loss = self.gradients.of_step(bundles, upcoming, self.progress.step + 1)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trainable, self.settings.clip))
+        for name, value in (("the loss", loss), ("the gradient", norm)):
+            if not math.isfinite(value):
+                raise PayloadError(self._diverged(name, bundles))
         self.optimizer.step()
         self.scheduler.step()
         return loss, norm
-
-    def _backward(self, bundles: list[Bundle], upcoming: list[list[Bundle]]) -> float:
-        """Gradient of the mean loss over the step's supervised tokens; returns that loss."""
-        if not self.model.training:
-            self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        rows = {index: self.rows[index] for bundle in bundles for index in bundle.rows}
-        supervised = sum(row.n_supervised for row in rows.values())
-        total = torch.zeros((), device=self.device)
-        passes = self.packer.passes(bundles, self.progress.token_budget)
-        self._prefetch(upcoming)
-        for one in passes[self.accelerator.process_index :: self.accelerator.num_processes]:
-            loss = self._loss([([rows[index] for index in bundle.rows], bundle.prefix) for bundle in one])
-            (loss / supervised).backward()
-            total += loss.detach()
-        if self.accelerator.num_processes > 1:
-            total = self.accelerator.reduce(total, "sum")
-            for value in self.trainable.values():
-                value.grad = self.accelerator.reduce(
-                    torch.zeros_like(value) if value.grad is None else value.grad, "sum"
-                )
-        return float(total) / supervised
-
-    def _loss(self, bundles: list[tuple[list[Row], int]]) -> torch.Tensor:
-        """Sum of the loss over supervised tokens of one forward pass."""
-        if self.packed:
-            packed = self.forward.pack(bundles)
-            self.meter.count(len(packed.input_ids), packed.row_tokens, packed.rows)
-            return self.forward.loss(packed)
-        rows = [row for members, _ in bundles for row in members]
-        tokens = sum(len(row.input_ids) for row in rows)
-        self.meter.count(tokens, tokens, len(rows))
-        return self.forward.padded_losses(rows, self.processor).sum()
-
-    def _prefetch(self, upcoming: list[list[Bundle]]) -> None:
-        if self.forward.features is None or not self.packed:
-            return
-        rows = [self.rows[bundle.rows[0]] for step in upcoming for bundle in step]
-        self.forward.features.prefetch((row, number) for row in rows for number in range(len(row.images)))
-
-    def _halve_budget(self, error: Exception) -> None:
-        text = str(error)
-        out_of_memory = (
-            isinstance(error, (torch.OutOfMemoryError, MemoryError))
-            or "can't allocate memory" in text
-            or "out of memory" in text
-        )
-        if not out_of_memory or self.accelerator.num_processes > 1:
-            raise error
-        if self.progress.token_budget <= int(self.packer.lengths.min()):
-            raise PayloadError(
-                "out of memory with one row in a forward pass; use gradient_checkpointing, quantization or smaller images"
-            ) from error
-        self.progress.token_budget //= 2
-        self.optimizer.zero_grad(set_to_none=True)
-        self._free_memory()
-        self.reporter.say(
-            f"out of memory at step {self.progress.step + 1}: the token budget is now {self.progress.token_budget:,}"
-        )
 
     def _diverged(self, what: str, bundles: list[Bundle]) -> str:
         names = [self.rows[index].id for bundle in bundles for index in bundle.rows][:5]
@@ -337,6 +251,16 @@ class Training:
             f"{what} is not a number at step {self.progress.step + 1} (rows {', '.join(names)} ...). Lower training.learning_rate or check "
             f"these rows; {f'the checkpoint of step {kept} is intact' if kept else 'nothing was written'}"
         )
+
+    def _hold_budget(self) -> None:
+        limit, progress = self.job.budget.accelerator_seconds, self.progress
+        over = limit is not None and progress.accelerator_seconds > limit
+        if over and not progress.stopped and progress.step < self.total_steps:
+            self.save_checkpoint()
+            raise PayloadError(
+                f"budget.accelerator_seconds ({limit:,.0f} s) is spent at step {progress.step} of {self.total_steps}; the "
+                "checkpoint is kept. Raise the budget and run the same command to go on from it"
+            )
 
     def _log(self, loss: float, norm: float) -> None:
         progress = self.progress
@@ -350,13 +274,16 @@ class Training:
             "training step",
             progress.step,
             self.total_steps,
-            f"loss {loss:.4f}, {speed['row_tokens_per_second']:,.0f} tokens/s",
+            f"loss {loss:.4f}, learning rate {rate:.2g}, {speed['row_tokens_per_second']:,.0f} tokens/s, "
+            f"{speed['utilisation']:.0%} of peak",
         )
 
     # -- evaluation and checkpoints ----------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
+        started = time.perf_counter()
         evaluation = self.evaluator.evaluate(self.progress.step)
+        self.progress.evaluation_seconds += time.perf_counter() - started
         if evaluation.val_loss is None:
             return
         self.reporter.say(evaluation.line())
@@ -371,65 +298,15 @@ class Training:
         self.progress.loss_curve.append({"step": self.progress.step, **figures})
         self.reporter.metric(self.progress.step, **figures, samples=evaluation.samples)
         if self.evaluator.gate.best is evaluation:
-            self.best = self._adapter_tensors()
+            self.best = adapter_tensors(self.model)
         self.progress.stopped = self.evaluator.gate.exhausted
 
-    def _adapter_tensors(self) -> dict[str, torch.Tensor]:
-        return {
-            name: value.detach().to("cpu", copy=True).contiguous()
-            for name, value in get_peft_model_state_dict(self.model).items()
-        }
-
-    def _save_checkpoint(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {f"adapter/{name}": value for name, value in self._adapter_tensors().items()}
-        tensors |= {f"best/{name}": value for name, value in (self.best or {}).items()}
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
-        optimizer = {
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "random": random,
-        }
-        state = {"progress": asdict(self.progress), "evaluations": self.evaluator.gate.state()}
-        self.checkpoints.save(Checkpoint(self.progress.step, tensors, optimizer, state))
-
-    def _resume(self) -> None:
-        found = self.checkpoints.load_latest()
-        if found is None:
-            return
-        parts: dict[str, dict[str, torch.Tensor]] = {"adapter": {}, "best": {}}
-        for name, value in found.tensors.items():
-            part, _, key = name.partition("/")
-            parts[part][key] = value
-        set_peft_model_state_dict(self.model, parts["adapter"])
-        self.best = parts["best"] or None
-        self.optimizer.load_state_dict(found.optimizer["optimizer"])
-        self.scheduler.load_state_dict(found.optimizer["scheduler"])
-        torch.set_rng_state(found.optimizer["random"]["cpu"])
-        if "cuda" in found.optimizer["random"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(found.optimizer["random"]["cuda"], self.device)
-        self.progress = Progress(**found.state["progress"])
-        self.evaluator.gate.restore(found.state["evaluations"])
-        self.reporter.say(f"resumed from the checkpoint of step {found.step}")
+    def save_checkpoint(self) -> None:
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(snapshot(self))
 
     def release_model(self) -> None:
         """Free the trained model before another is loaded; afterwards only rows, settings and checkpoints are left."""
-        del (
-            self.model,
-            self.forward,
-            self.evaluator,
-            self.optimizer,
-            self.scheduler,
-            self.trainable,
-            self.meter,
-        )
-        self._free_memory()
-
-    @staticmethod
-    def _free_memory() -> None:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        del self.model, self.forward, self.evaluator, self.gradients, self.optimizer, self.scheduler
+        del self.trainable, self.meter
+        free_memory()

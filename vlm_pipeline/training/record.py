@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vlm_pipeline.formatting.template import image_settings_differences
 from vlm_pipeline.store import content_hash, file_hash, read_json, write_json
 
 RECORD_FILE = "record.json"
@@ -61,6 +62,39 @@ def read_record(folder: Path | str, verify_files: bool = True) -> dict[str, Any]
                     f"{folder / name} is not the file that was trained (its hash differs); restore it or train again"
                 )
     return record
+
+
+def check_fit(
+    record: dict[str, Any],
+    folder: Path,
+    base_fingerprint: str,
+    *,
+    image_settings: dict[str, Any] | None = None,
+    template_hash: str | None = None,
+) -> None:
+    """Raises AdapterError where base, chat template or image settings are not those that the adapter was trained with.
+
+    `image_settings` and `template_hash`: of the processor in use; None leaves them unchecked.
+    """
+    recorded = record["base"]
+    if recorded["fingerprint"] != base_fingerprint:
+        raise AdapterError(
+            f"{folder} was trained on {recorded['model']} with weights {recorded['fingerprint']}; this base has {base_fingerprint}. "
+            "Use the recorded base and revision, or train again"
+        )
+    if template_hash is not None and template_hash != record["template_hash"]:
+        raise AdapterError(
+            f"{folder} was trained with chat template {record['template_hash']}, this processor has {template_hash}"
+        )
+    changed = (
+        image_settings_differences(record["image_settings"], image_settings)
+        if image_settings is not None
+        else []
+    )
+    if changed:
+        raise AdapterError(
+            f"{folder} was trained with other image settings ({'; '.join(changed)}); set the same in task.yaml"
+        )
 
 
 def adapter_version(record: dict[str, Any]) -> str:

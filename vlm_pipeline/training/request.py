@@ -61,14 +61,11 @@ class TrainingRequest(Settings):
     )
     task: Path | None = None  # task folder; its settings are the defaults of `settings`
     settings: dict[str, Any] = {}  # fields of JobSettings; nested ones are merged into the task's
-    template_hash: str | None = None  # of the template that the rows were formatted with
     training_set: str | None = None  # its data version, for the record
     from_adapter: Path | None = None  # completed adapter to continue from
     changed_sections: list[str] | None = (
         None  # with from_adapter: sections trained in full; others by `replay`
     )
-    plan: Path | None = None  # where the plan is written
-    dataset: str | None = None  # name of the data in the record; default: the task's name
     device_lock: Path | None = None  # read by the payload runner
     live: Path | None = None
     result: Path | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,7 @@ _NEEDED = (
     "image_grid",
 )
 _WANTED = ("answer", "answer_value", "metadata", "content_hash", "prompt_text")
+_BLOCK_ROWS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,17 @@ class Row:
     @property
     def n_supervised(self) -> int:
         return int((self.labels[1:] != IGNORE).sum())
+
+    @property
+    def first_supervised(self) -> int:
+        return int(np.argmax(np.append(self.labels != IGNORE, True)))
+
+
+class Tokens(NamedTuple):
+    """What decides which tokens rows share; see `Row` for the names."""
+
+    input_ids: np.ndarray
+    first_supervised: int
 
 
 class Rows(Sequence[Row]):
@@ -93,6 +106,50 @@ class Rows(Sequence[Row]):
     def lengths(self) -> np.ndarray:
         """Tokens of every row, shape [n_rows]."""
         return pc.list_value_length(self._columns["input_ids"]).to_numpy(zero_copy_only=False)
+
+    @property
+    def supervised(self) -> np.ndarray:
+        """Supervised tokens of every row, shape [n_rows]; a row's first token is predicted by nothing."""
+        return self._supervision[0]
+
+    @cached_property
+    def _supervision(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per row: how many tokens are supervised, and the place of the first one (the row's length where none is)."""
+        labels = self._columns["labels"]
+        edges, flat = labels.offsets.to_numpy(), labels.values.to_numpy(zero_copy_only=False)
+        counts, firsts = np.zeros(len(self), np.int64), np.zeros(len(self), np.int64)
+        for begin in range(0, len(self), _BLOCK_ROWS):  # in blocks, so that a large set needs little memory
+            end = min(begin + _BLOCK_ROWS, len(self))
+            starts, ends = edges[begin:end], edges[begin + 1 : end + 1]
+            places = edges[begin] + np.flatnonzero(flat[edges[begin] : edges[end]] != IGNORE)
+            counts[begin:end] = np.searchsorted(places, ends) - np.searchsorted(places, starts + 1)
+            found = np.append(places, edges[end])[np.searchsorted(places, starts)]
+            firsts[begin:end] = np.minimum(found, ends) - starts
+        return counts, firsts
+
+    @cached_property
+    def has_images(self) -> np.ndarray:
+        """Whether a row shows a picture, shape [n_rows]."""
+        counts = pc.fill_null(pc.list_value_length(self._columns["images"]), 0)
+        return counts.to_numpy(zero_copy_only=False) > 0
+
+    def tokens(self, index: int) -> Tokens:
+        """The ids of a row without decoding the rest of it."""
+        edges, flat = self._ids
+        return Tokens(flat[edges[index] : edges[index + 1]], int(self._supervision[1][index]))
+
+    @cached_property
+    def _ids(self) -> tuple[np.ndarray, np.ndarray]:
+        column = self._columns["input_ids"]
+        return column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)
+
+    def shown(self) -> list[tuple[str, ...]]:
+        """Of every row: the hashes of its pictures, or where it has none ("group", its group)."""
+        pictures, groups = (self._columns[name].to_pylist() for name in ("image_sha256", "group"))
+        return [
+            tuple(hashes) if hashes else ("group", group)
+            for hashes, group in zip(pictures, groups, strict=True)
+        ]
 
     def subset(self, indices: Sequence[int]) -> Rows:
         """The rows at these indices, in this order."""
@@ -144,9 +201,9 @@ def check_rows(rows: Rows, split: str = "train") -> None:
         raise PayloadError(
             f"the {split} split has no rows; check the sections and the split ratios in task.yaml"
         )
-    masked = [row.id for row in rows if row.n_supervised == 0]
-    if masked:
-        shown = ", ".join(masked[:5])
+    masked = np.flatnonzero(rows.supervised == 0)
+    if len(masked):
+        shown = ", ".join(rows[int(index)].id for index in masked[:5])
         raise PayloadError(
             f"{len(masked)} of {len(rows)} {split} rows have no supervised token ({shown}); fix the formatting"
         )

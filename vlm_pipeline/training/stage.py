@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from vlm_pipeline.formatting.proof import require_proven
-from vlm_pipeline.manifest import Artifact, combined_version, make_once, read_manifest, require
+from vlm_pipeline.manifest import Artifact, make_once, read_manifest, require
 from vlm_pipeline.markdown import escape
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
 from vlm_pipeline.task import Task
-from vlm_pipeline.training.base_model import base_fingerprint
+from vlm_pipeline.training import base_model
 from vlm_pipeline.training.request import JobSettings
 from vlm_pipeline.verdict import Verdict
 
@@ -20,10 +20,7 @@ Payload = Callable[[dict[str, Any]], dict[str, Any]]
 
 def base_identity(task: Task, store: TaskStore) -> str:
     """Names the base model's weights: a hash of a local folder's files, or hub id and revision."""
-    folder = Path(task.base_model_path)
-    if folder.is_dir():
-        return base_fingerprint(folder, store.cache / "base_fingerprints.json")
-    return f"{task.base_model}@{task.revision or 'main'}"
+    return base_model.base_identity(task.base_model_path, task.revision, store.cache)
 
 
 def job_settings(task: Task) -> JobSettings:
@@ -39,50 +36,57 @@ def current_adapter(store: TaskStore) -> str | None:
 
 
 def make_training_plan(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
-    """`plan.json`: steps, tokens, memory and time of the training to come, before any weight is read.
+    """`plan.json`: steps, tokens and memory of the training to come, before any weight is read.
 
-    A base on a hub that is not on this machine yet is planned by the training payload, once it is downloaded.
+    Time is metadata by the speed that this machine has measured last: no part of the plan or its version, or every
+    training would make the next plan another one. Raises PayloadError for rows or a base that cannot be trained.
     """
-    from vlm_pipeline.training.plan import make_packer, make_plan, measured_throughput
-    from vlm_pipeline.training.rows import check_rows, read_rows
-
     job = job_settings(task)
     path = store.path("plan.json")
-    throughput = measured_throughput(store.cache, base_identity(task, store), job)
     inputs = {
         **require(store, ["training_set"], "Materialize training_set."),
+        "base": base_identity(task, store),
         "settings": job.training_hash(),
-        "budget": task.settings_hash("budget"),
-        "throughput": f"{throughput or 0:.0f}",
     }
 
     def make() -> Artifact:
-        folder = Path(task.base_model_path)
-        if not folder.is_dir():
-            note = (
-                f"{task.base_model} is not on this machine; the training run plans itself after the download"
-            )
-            return Artifact(combined_version(inputs), {"note": note, "blocked": ""})
-        rows = read_rows([store.section("formatted", section) for section in task.sections.names], "train")
+        from vlm_pipeline.training.base_shape import shape_of_base
+        from vlm_pipeline.training.plan import make_packer, make_plan
+        from vlm_pipeline.training.rows import check_rows, read_rows
+
+        tables = [store.section("formatted", section) for section in task.sections.names]
+        rows, val = read_rows(tables, "train"), read_rows(tables, "val")
         check_rows(rows)
-        plan = make_plan(make_packer(rows, job, folder), job, folder, throughput)
-        write_json(path, plan.as_dict())
-        for finding in plan.findings:
+        base = shape_of_base(task.base_model_path, task.revision)
+        plan = make_plan(make_packer(rows, job, base), val, job, base).as_dict()
+        write_json(path, plan)
+        for finding in plan["findings"]:
             log(f"finding: {finding}")
-        metadata = {name: value for name, value in plan.as_dict().items() if value is not None}
-        metadata["findings"] = {
-            "md": "\n".join(f"- {escape(finding)}" for finding in plan.findings) or "none"
-        }
-        return Artifact(combined_version(inputs), metadata, (path,))
+        findings = {"md": "\n".join(f"- {escape(finding)}" for finding in plan["findings"]) or "none"}
+        return Artifact(content_hash(plan), {**plan, "findings": findings}, (path,))
 
-    return make_once(store, "plan", inputs, make, log)
+    made = make_once(store, "plan", inputs, make, log)
+    seconds = _planned_seconds(task, store)
+    return made if seconds is None else replace(made, metadata={**made.metadata, "planned_seconds": seconds})
 
 
-def budget_verdict(store: TaskStore) -> Verdict:
+def budget_verdict(task: Task, store: TaskStore) -> Verdict:
     """Whether the plan fits into the task's budget; where it does not, nothing trains."""
-    manifest = read_manifest(store, "plan")
-    blocked = (manifest or {"metadata": {"blocked": "no plan was made"}})["metadata"]["blocked"]
-    return Verdict(not blocked, blocked or "the plan fits into the budget")
+    from vlm_pipeline.training.plan import over_budget
+
+    if read_manifest(store, "plan") is None:
+        return Verdict(False, "no plan was made")
+    seconds = _planned_seconds(task, store)
+    unknown = "; its time is unknown before the first training on this machine" if seconds is None else ""
+    blocked = over_budget(seconds, task.budget)
+    return Verdict(not blocked, blocked or f"the plan fits into the budget{unknown}")
+
+
+def _planned_seconds(task: Task, store: TaskStore) -> float | None:
+    from vlm_pipeline.training.plan import measured_speed, planned_seconds
+
+    speed = measured_speed(store.cache, base_identity(task, store), job_settings(task))
+    return planned_seconds(read_json(store.path("plan.json")), speed)
 
 
 def make_adapter(

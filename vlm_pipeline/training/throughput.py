@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import Any
 
 import torch
+
+from vlm_pipeline.training.memory import peak_memory
 
 _WINDOW_STEPS = 20
 
@@ -27,21 +27,25 @@ class Throughput:
         self.tokens = self.row_tokens = self.rows = 0
         self.seconds = 0.0
         self._steps: list[tuple[float, int, int]] = []
-        self._pending = (0, 0)
+        self.discard()
 
     def count(self, tokens: int, row_tokens: int, rows: int) -> None:
-        self._pending = (self._pending[0] + tokens, self._pending[1] + row_tokens)
-        self.rows += rows
+        """One forward pass of the step under way."""
+        before = self._pending
+        self._pending = (before[0] + tokens, before[1] + row_tokens, before[2] + rows)
+
+    def discard(self) -> None:
+        """The step under way starts anew."""
+        self._pending = (0, 0, 0)
 
     def step(self, seconds: float) -> None:
         """A step is over."""
-        tokens, row_tokens = self._pending
-        self._pending = (0, 0)
-        self.tokens, self.row_tokens, self.seconds = (
-            self.tokens + tokens,
-            self.row_tokens + row_tokens,
-            self.seconds + seconds,
-        )
+        tokens, row_tokens, rows = self._pending
+        self.discard()
+        self.tokens += tokens
+        self.row_tokens += row_tokens
+        self.rows += rows
+        self.seconds += seconds
         self._steps = [*self._steps[-_WINDOW_STEPS + 1 :], (seconds, tokens, row_tokens)]
 
     def rates(self) -> dict[str, float]:
@@ -86,13 +90,6 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.15)
         _wait(device)
         done += 1
     return done * 2.0 * size**3 / (time.perf_counter() - started)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Largest memory so far, in bytes: of the GPU's allocator, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _wait(device: torch.device) -> None:

@@ -234,8 +234,8 @@ def test_packing_that_a_model_cannot_take_is_found_before_training(tmp_path):
         "train",
     )
     forward = PackedForward(load_base(folder, torch.float32, CPU), None)
-    prefix = shared_prefix(list(rows), None)
-    assert "differs" in packing_fits(forward, list(rows), prefix, processor)
+    packer = Packer(rows, rows_per_step=2, image_token=None, share=True, seed=0)
+    assert "differs" in packing_fits(forward, packer, processor)
 
 
 def test_dense_and_block_masks_say_the_same():

@@ -32,6 +32,10 @@ class Repository:
     def sha(self) -> str:
         return hashlib.sha1(repr((len(self.commits), sorted(self.files))).encode()).hexdigest()
 
+    @property
+    def revisions(self) -> set[str]:
+        return {"main", self.sha}
+
 
 @dataclass
 class Hub:
@@ -77,6 +81,8 @@ class Hub:
             repository = self.repositories.get(f"{kind}/{owner}/{name}")
             if repository is None:
                 return _error(404, "Repository not found", "RepoNotFound")
+            if revision not in repository.revisions:
+                return _error(404, "Revision not found", "RevisionNotFound")
             siblings = [
                 {"rfilename": path, "size": len(data)} for path, data in sorted(repository.files.items())
             ]
@@ -91,12 +97,9 @@ class Hub:
         @app.api_route("/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
         async def resolve(request: Request, owner: str, name: str, revision: str, path: str) -> Response:
             repository = self.repositories.get(f"model/{owner}/{name}")
-            data = repository.files.get(path) if repository else None
-            if repository is None or data is None:
-                return _error(404, "Entry not found", "EntryNotFound")
-            self.downloads.append(path)
-            headers = {"X-Repo-Commit": repository.sha, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
-            return Response(data, headers=headers, media_type="application/octet-stream")
+            if repository is not None and revision not in repository.revisions:
+                return _error(404, "Revision not found", "RevisionNotFound")
+            return self._file(request, repository, path)
 
         @app.get("/api/datasets/{owner}/{name}/tree/{revision}")
         @app.get("/api/datasets/{owner}/{name}/tree/{revision}/{folder:path}")
@@ -112,17 +115,7 @@ class Hub:
 
         @app.api_route("/datasets/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
         async def resolve_data(request: Request, owner: str, name: str, revision: str, path: str) -> Response:
-            repository = self.repositories[f"dataset/{owner}/{name}"]
-            data = repository.files.get(path)
-            if data is None:
-                return _error(404, "Entry not found", "EntryNotFound")
-            headers = {"X-Repo-Commit": repository.sha, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}  # fmt: skip
-            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
-            if wanted is None:
-                return Response(data, headers=headers, media_type="application/octet-stream")
-            first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
-            return Response(data[first : last + 1], 206, headers, "application/octet-stream")
+            return self._file(request, self.repositories[f"dataset/{owner}/{name}"], path)
 
         @app.post("/api/{kind}s/{owner}/{name}/preupload/{revision}")
         async def preupload(request: Request, kind: str, owner: str, name: str, revision: str) -> Response:
@@ -175,6 +168,21 @@ class Hub:
             )
 
         return app
+
+    def _file(self, request: Request, repository: Repository | None, path: str) -> Response:
+        """A file, or the part of it that the client asks for."""
+        data = repository.files.get(path) if repository else None
+        if repository is None or data is None:
+            return _error(404, "Entry not found", "EntryNotFound")
+        headers = {"X-Repo-Commit": repository.sha, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}  # fmt: skip
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+        if request.method == "GET":
+            self.downloads.append(f"part of {path}" if wanted else path)
+        if wanted is None:
+            return Response(data, headers=headers, media_type="application/octet-stream")
+        first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+        return Response(data[first : last + 1], 206, headers, "application/octet-stream")
 
     def _page(self, key: str) -> str:
         kind, _, name = key.partition("/")

@@ -16,9 +16,11 @@ from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.settings.training import LoraSettings
 from vlm_pipeline.training import adapters
 from vlm_pipeline.training.base_model import base_fingerprint, load_base, resolve_base
+from vlm_pipeline.training.recipe import Training
 from vlm_pipeline.training.record import AdapterError, list_adapters, read_record
+from vlm_pipeline.training.request import parse_request
 from vlm_pipeline_tests.training import tiny
-from vlm_pipeline_tests.training.runs import make_request, run
+from vlm_pipeline_tests.training.runs import Ears, make_request, run
 
 CPU = torch.device("cpu")
 
@@ -220,10 +222,52 @@ def test_training_continues_from_an_adapter_and_replays_other_sections(
     assert float(sum(value.abs().sum() for name, value in after.items() if "lora_B" in name)) > 0
 
 
-def test_an_adapter_of_another_shape_is_not_continued(trained, tmp_path, vision_model, table):
-    request = make_request(tmp_path, "run", vision_model, table, lora={"r": 8})
-    with pytest.raises(PayloadError, match=r"another lora\.r"):
-        run({**request, "from_adapter": str(trained)})
+@pytest.mark.parametrize("other", ["rank", "dropout", "base", "template", "pixels"])
+def test_an_adapter_that_does_not_fit_is_not_continued_and_no_weight_is_read(
+    trained, tmp_path, vision_model, table, other
+):
+    """A rank or dropout of the settings that the adapter's own would silently overrule; another base, template, pixels."""
+    model = Path(shutil.copytree(vision_model, tmp_path / "model"))
+    lora = {"rank": {"r": 8}, "dropout": {"dropout": 0.3}}.get(other, {})
+    start = Path(shutil.copytree(trained, tmp_path / "start"))
+    if other == "base":
+        (model / "model.safetensors").write_bytes(b"never read")
+    elif other == "template":
+        rewrite_record(start, template_hash="other")
+    elif other == "pixels":
+        settings = read_record(start)["image_settings"]
+        rewrite_record(start, image_settings={**settings, "merge_size": 4})
+    request = make_request(tmp_path, "run", model, table, lora=lora)
+    said = {
+        "rank": r"another lora\.r", "dropout": r"another lora\.dropout", "base": "was trained on .* with weights",
+        "template": "chat template other", "pixels": "other image settings .*merge_size: 4, now 2",
+    }  # fmt: skip
+    training = Training(*parse_request({**request, "from_adapter": str(start)}), Ears())
+    with pytest.raises(AdapterError, match=said[other]):
+        training.prepare()  # reads no weight
+    assert not Path(request["output"]).exists()
+
+
+@pytest.mark.parametrize("spoiled", ["own code", "pickled weights", "damaged weights"])
+def test_a_base_that_cannot_be_trusted_or_read_is_one_clear_error(tmp_path, text_model, spoiled, monkeypatch):
+    """A base with code of its own asked a question on the terminal; other files beside an unrelated safetensors file."""
+    folder = Path(shutil.copytree(text_model, tmp_path / "model"))
+    if spoiled == "own code":
+        config = json.loads((folder / "config.json").read_text()) | {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "mine.py").write_text("raise SystemExit('this ran')")
+    elif spoiled == "pickled weights":
+        (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+        (folder / "pytorch_model.bin").write_bytes(b"never read")
+    else:
+        (folder / "model.safetensors").write_bytes(b"half")
+    said = {
+        "own code": "never run here",
+        "pickled weights": "cannot be loaded",
+        "damaged weights": "cannot be loaded",
+    }
+    with pytest.raises(PayloadError, match=said[spoiled]):
+        load_base(folder, torch.float32, CPU)
 
 
 def test_fingerprint_is_of_content_and_files_are_hashed_once(vision_model, tmp_path):

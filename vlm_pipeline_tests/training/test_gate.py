@@ -12,10 +12,12 @@ from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.scoring.results import Extraction, Reference, RowScore
 from vlm_pipeline.settings.training import TrainingSettings
 from vlm_pipeline.training.gate import Evaluation, Gate, fixed_sample, refuse_or_warn, row_credit
+from vlm_pipeline.training.recipe import Training
 from vlm_pipeline.training.record import read_record
+from vlm_pipeline.training.request import parse_request
 from vlm_pipeline.training.rows import read_rows
 from vlm_pipeline_tests.training import tiny
-from vlm_pipeline_tests.training.runs import make_request, page_rows, run
+from vlm_pipeline_tests.training.runs import Ears, make_request, page_rows, run
 
 
 class Exact:
@@ -136,6 +138,30 @@ def test_training_learns_measures_it_and_keeps_the_best_weights(tmp_path, vision
     assert best["score"] == 1.0
     kept = load_file(Path(request["output"]) / "adapter_model.safetensors")
     assert all(torch.isfinite(value).all() for value in kept.values())
+
+
+def test_a_scorer_that_reads_nothing_out_of_answers_claims_no_readable_share(table):
+    class Bare(Exact):
+        def score(self, text, reference, *, prompt=None, context=None):
+            return RowScore({"correct": 0.0}, "correct", None)
+
+    one = Gate(list(read_rows([table], "val")), Bare(), 2).evaluate(10, lambda rows: ["no"] * len(rows), 0.5)
+    assert (one.score, one.compliance) == (0.0, None)
+    assert "readable" not in one.line()
+
+
+def test_a_run_that_the_gate_has_just_stopped_is_not_told_that_its_budget_is_spent(
+    tmp_path, vision_model, table, monkeypatch
+):
+    monkeypatch.setattr(Gate, "exhausted", property(lambda gate: len(gate.evaluations) == 1))
+    request = make_request(tmp_path, "run", vision_model, table, eval_steps=2)
+    request["settings"]["budget"] = {"accelerator_seconds": 1e-6}
+    training = Training(*parse_request(request), Ears())
+    training.prepare()
+    training.setup()
+    training.progress.step_in_epoch = training.progress.step = 1  # the budget is looked at after every step
+    training.train()
+    assert training.progress.stopped and training.progress.step == 2
 
 
 def test_gate_defaults_are_on():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from vlm_pipeline.compute.payload import PayloadError
@@ -133,32 +136,69 @@ def test_a_full_disk_is_named_and_the_previous_checkpoint_stays(tmp_path, vision
     assert_same_adapter(whole, request)
 
 
-def test_out_of_memory_halves_the_token_budget_says_so_and_changes_no_result(
+def test_a_disk_that_is_full_when_the_adapter_is_written_costs_no_step(
     tmp_path, vision_model, table, uninterrupted, monkeypatch
 ):
-    """A device that holds 150 tokens: longer passes raise what a GPU raises."""
-    settings, _ = uninterrupted
+    settings, whole = uninterrupted
+    request = make_request(tmp_path, "run", vision_model, table, **settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(PeftModel, "save_pretrained", full_disk)
+        with pytest.raises(PayloadError, match=r"writing failed .*No space left.*run the same command again"):
+            run(request)
+    assert not (Path(request["output"]) / "record.json").exists()
+    before = len(live(request))
+    _, ears = run(request)
+    assert "resumed from the checkpoint of step 15" in ears.text
+    assert not [line for line in live(request)[before:] if "loss" in line]
+    assert_same_adapter(whole, request)
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def small_device(monkeypatch):
+    """A device that holds a given number of tokens in a forward pass: longer ones raise what a GPU raises."""
     from transformers import Qwen2VLForConditionalGeneration
 
     forward = Qwen2VLForConditionalGeneration.forward
 
-    def small_device(self, *args, inputs_embeds=None, **kwargs):
-        if self.training and inputs_embeds is not None and inputs_embeds.shape[1] > 60:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, *args, inputs_embeds=inputs_embeds, **kwargs)
+    def holding(tokens):
+        def full(self, *args, inputs_embeds=None, input_ids=None, **kwargs):
+            given = inputs_embeds if inputs_embeds is not None else input_ids
+            if given.shape[0] * given.shape[1] > tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(self, *args, inputs_embeds=inputs_embeds, input_ids=input_ids, **kwargs)
 
-    small_device.__signature__ = __import__("inspect").signature(forward)
-    monkeypatch.setattr(Qwen2VLForConditionalGeneration, "forward", small_device)
-    settings = {**settings, "lora": {}}
+        full.__signature__ = inspect.signature(forward)
+        monkeypatch.setattr(Qwen2VLForConditionalGeneration, "forward", full)
+
+    return holding
+
+
+def test_out_of_memory_halves_the_token_budget_says_so_and_changes_no_result(
+    tmp_path, vision_model, table, uninterrupted, small_device, monkeypatch
+):
+    settings = {**uninterrupted[0], "lora": {}}
+    small_device(70)
     request = make_request(tmp_path, "small", vision_model, table, **settings)
     _, ears = run(request)
     monkeypatch.undo()
-    assert "the token budget is now 2,048" in ears.text
+    assert "out of memory in the evaluation at step 0: the token budget is now 2,048" in ears.text
     assert read_record(request["output"])["token_budget"] < 100
     large = make_request(tmp_path, "large", vision_model, table, **settings)
     run(large)
     first, second = weights(request), weights(large)
     assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first)
+
+
+def test_out_of_memory_when_packing_is_tried_is_not_taken_for_a_model_that_cannot_be_packed(
+    tmp_path, vision_model, table, small_device
+):
+    small_device(45)  # one row, and no two
+    with pytest.raises(PayloadError, match="out of memory while packing was tried"):
+        run(make_request(tmp_path, "run", vision_model, table))
 
 
 def test_a_stale_unfinished_adapter_folder_is_replaced(tmp_path, vision_model, table):
