@@ -58,9 +58,6 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         **({"val_loss": last[0]["val_loss"]} if last else {}),
         **({"val_task_score": last[0]["score"]} if last and last[0]["score"] is not None else {}),
         "accelerator_seconds": round(speed["accelerator_seconds"], 2),
-        "planned_and_actual": {
-            "table": [{"figure": name, **pair} for name, pair in sorted(record["plan"].items())]
-        },
         "tokens": speed["tokens"],
         "tokens_per_second": round(speed["tokens_per_second"], 1),
         "row_tokens_per_second": round(speed["row_tokens_per_second"], 1),

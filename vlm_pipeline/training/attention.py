@@ -48,15 +48,26 @@ class Group:
 
 @dataclass(frozen=True)
 class _Part:
-    """Index tensors of one group with a shared prefix, made once and used by every layer."""
+    """Index tensors of one group with a shared prefix, made once and used by every layer.
 
-    gather: torch.Tensor  # [branches, longest]: token positions, padded with the branch's last
-    scatter: torch.Tensor  # [sum of branch lengths]: where each token lies in the flattened padded branches
+    Branches of one length need no padding, hence no indices.
+    """
+
+    branches: int
+    gather: (
+        torch.Tensor | None
+    )  # [branches * longest]: places after the prefix, a branch padded with its last token
+    scatter: torch.Tensor | None  # [sum of branch lengths]: where each token lies among the padded branches
     mask: torch.Tensor  # [1, 1, longest, prefix + longest], True = may be seen
 
 
 class Layout:
-    """Where groups lie in a sequence of `length` tokens; keeps the index tensors on `device`."""
+    """Where groups lie in a sequence of `length` tokens; keeps the index tensors on `device`.
+
+    predict: places whose final states are needed, where the last layer may leave the others out; see `shortcuts.py`.
+    """
+
+    predict: torch.Tensor | None = None
 
     def __init__(self, groups: Sequence[Group], device: torch.device | str = "cpu") -> None:
         self.groups = tuple(groups)
@@ -64,22 +75,29 @@ class Layout:
         self.device = torch.device(device)
 
     @cached_property
-    def parts(self) -> list[_Part | None]:
-        return [
-            self._part(group) if group.prefix and len(group.branches) > 1 else None for group in self.groups
-        ]
+    def pieces(self) -> list[tuple[int, _Part | None]]:
+        """The sequence cut into what attends causally to itself (None) and the branches of a shared prefix before them."""
+        cut: list[tuple[int, _Part | None]] = []
+        for group in self.groups:
+            if group.prefix and len(group.branches) > 1:
+                cut += [(group.prefix, None), (sum(group.branches), self._part(group))]
+            else:  # a single branch's prefix is its own beginning
+                whole = (group.prefix + group.branches[0],) if group.prefix else group.branches
+                cut += [(length, None) for length in whole]
+        return cut
 
     def _part(self, group: Group) -> _Part:
         lengths = torch.tensor(group.branches)
-        starts = torch.tensor(group.branch_starts)
         longest = int(lengths.max())
-        steps = torch.arange(longest)
-        valid = steps < lengths[:, None]
-        gather = starts[:, None] + torch.minimum(steps, lengths[:, None] - 1)
         own = torch.ones(longest, longest, dtype=torch.bool).tril()
-        mask = torch.cat([torch.ones(longest, group.prefix, dtype=torch.bool), own], dim=1)[None, None]
-        scatter = valid.flatten().nonzero()[:, 0]
-        return _Part(gather.to(self.device), scatter.to(self.device), mask.to(self.device))
+        seen = torch.cat([torch.ones(longest, group.prefix, dtype=torch.bool), own], dim=1)[None, None]
+        gather = scatter = None
+        if int(lengths.min()) < longest:
+            starts = torch.tensor(group.branch_starts) - group.start - group.prefix
+            steps = torch.arange(longest)
+            gather = (starts[:, None] + torch.minimum(steps, lengths[:, None] - 1)).flatten().to(self.device)
+            scatter = (steps < lengths[:, None]).flatten().nonzero()[:, 0].to(self.device)
+        return _Part(len(group.branches), gather, scatter, seen.to(self.device))
 
     @cached_property
     def token_kinds(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,30 +156,17 @@ def shared_prefix_attention(
         )
     grouped = key.shape[1] != query.shape[1]
     options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": grouped}
+    lengths, parts = zip(*packing_layout.pieces, strict=True)
     outputs: list[torch.Tensor] = []
-    for group, part in zip(packing_layout.groups, packing_layout.parts, strict=True):
+    before: tuple[torch.Tensor, ...] = ()  # keys and values of the piece before: the prefix of branches
+    # Split, since a slice's gradient fills a whole sequence with zeros.
+    for part, q, k, v in zip(parts, *(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
         if part is None:
-            outputs += _separate(group, query, key, value, options)
-            continue
-        end = group.start + group.prefix
-        q, k, v = (states[:, :, group.start : end] for states in (query, key, value))
-        outputs.append(scaled_dot_product_attention(q, k, v, is_causal=True, **options))
-        outputs.append(_branches(part, query, key, value, k, v, options))
+            outputs.append(scaled_dot_product_attention(q, k, v, is_causal=True, **options))
+        else:
+            outputs.append(_branches(part, q, k, v, *before, options))
+        before = (k, v)
     return torch.cat(outputs, dim=2).transpose(1, 2), None
-
-
-def _separate(
-    group: Group, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: dict[str, Any]
-) -> list[torch.Tensor]:
-    """Branches that share nothing (or a single one, whose prefix is its own beginning): causal, one by one."""
-    starts = [group.start] if group.prefix else group.branch_starts
-    ends = [*starts[1:], group.end]
-    return [
-        scaled_dot_product_attention(
-            query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], is_causal=True, **options
-        )
-        for start, end in zip(starts, ends, strict=True)
-    ]  # fmt: skip
 
 
 def _branches(
@@ -173,14 +178,14 @@ def _branches(
     prefix_value: torch.Tensor,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    """All branches of a group as one batch over [prefix, own tokens]; returns [1, heads, branch tokens, dim]."""
-    count = part.gather.shape[0]
+    """All branches of a group as one batch over [prefix, own tokens]; takes and returns [1, heads, branch tokens, dim]."""
 
     def own(states: torch.Tensor) -> torch.Tensor:
-        return states[0][:, part.gather].transpose(0, 1)
+        padded = states if part.gather is None else states.index_select(2, part.gather)
+        return padded[0].unflatten(1, (part.branches, -1)).transpose(0, 1)
 
     def with_prefix(prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return torch.cat([prefix.expand(count, -1, -1, -1), own(states)], dim=2)
+        return torch.cat([prefix.expand(part.branches, -1, -1, -1), own(states)], dim=2)
 
     attended = scaled_dot_product_attention(
         own(query),
@@ -189,7 +194,8 @@ def _branches(
         attn_mask=part.mask,
         **options,
     )
-    return attended.transpose(0, 1).flatten(1, 2)[:, part.scatter][None]
+    together = attended.transpose(0, 1).flatten(1, 2)
+    return (together if part.scatter is None else together.index_select(1, part.scatter))[None]
 
 
 def use_shared_prefix_attention(model: Any) -> None:

@@ -151,6 +151,8 @@ def load_base(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    from vlm_pipeline.training.shortcuts import linear_patches
+
     config = load_config(folder)
     auto_class = AutoModelForImageTextToText if has_images(config) else AutoModelForCausalLM
     extra: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
@@ -167,6 +169,7 @@ def load_base(
             ) from error
         model = auto_class.from_pretrained(folder, dtype=dtype, **extra)
     model.requires_grad_(False)
+    linear_patches(model)
     for module in model.modules():
         # bitsandbytes repacks 4-bit weights for inference at the first evaluation on AVX-512 CPUs, for good, and the
         # repacked product has no gradient (seen with 0.50).

@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
+from torch.nn.functional import linear
 
 
-class _LoraLinear(torch.autograd.Function):
+class _SeparateUpdate(torch.autograd.Function):
     """Shapes: x [..., in], weight [out, in], a [r, in], b [out, r]; returns [..., out]. Weight and bias are frozen."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
         down_weight, up_weight = a.to(x.dtype), b.to(x.dtype)
-        out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
         down = rows @ down_weight.t()
-        out.addmm_(down, up_weight.t(), alpha=scaling)
+        out = linear(rows, weight, bias).addmm_(down, up_weight.t(), alpha=scaling)
         ctx.save_for_backward(rows, down, weight, down_weight, up_weight)
         ctx.scaling, ctx.shape, ctx.dtypes = scaling, x.shape, (a.dtype, b.dtype)
         return out.view(*x.shape[:-1], -1)
@@ -38,6 +38,31 @@ class _LoraLinear(torch.autograd.Function):
             grad_x = (gradient @ weight).addmm_(narrow, down_weight).view(ctx.shape)
         grad_a = (narrow.t() @ rows).to(ctx.dtypes[0])
         grad_b = (gradient.t() @ down).mul_(ctx.scaling).to(ctx.dtypes[1])
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+class _FoldedUpdate(torch.autograd.Function):
+    """The same with the update added to the weight first: one product for y and one for its gradient by x.
+
+    Pays where x has more rows than the weight is wide. In float32 alone: half precision would round updates away.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, a, b)
+        ctx.scaling = scaling
+        return linear(x, torch.addmm(weight, b, a, alpha=scaling), bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, a, b = ctx.saved_tensors
+        rows, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            # Added again: cheap, and a second copy of all weights would be kept otherwise.
+            grad_x = (gradient @ torch.addmm(weight, b, a, alpha=ctx.scaling)).view(x.shape)
+        grad_a = (gradient @ b).mul_(ctx.scaling).t() @ rows
+        grad_b = (gradient.t() @ (rows @ a.t())).mul_(ctx.scaling)
         return grad_x, None, None, grad_a, grad_b, None
 
 
@@ -66,7 +91,9 @@ def _forward(layer: PeftLinear, x: torch.Tensor, *arguments: Any, **options: Any
         or (layer.training and layer.lora_dropout[name].__class__ is torch.nn.Dropout)
     ):
         return PeftLinear.forward(layer, x, *arguments, **options)
-    base = layer.get_base_layer()
-    return _LoraLinear.apply(
-        x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-    )  # fmt: skip
+    base, a, b = layer.get_base_layer(), layer.lora_A[name].weight, layer.lora_B[name].weight
+    outputs, inputs = base.weight.shape
+    many = x.numel() // inputs * (inputs + outputs) > inputs * outputs
+    folded = many and all(value.dtype == torch.float32 for value in (x, base.weight, a, b))
+    function = _FoldedUpdate if folded else _SeparateUpdate
+    return function.apply(x, base.weight, base.bias, a, b, layer.scaling[name])

@@ -49,6 +49,7 @@ from vlm_pipeline.training.preflight import check_formatting, check_start
 from vlm_pipeline.training.progress import Progress, adapter_tensors, restore, snapshot
 from vlm_pipeline.training.request import JobSettings, TrainingRequest
 from vlm_pipeline.training.rows import Rows, check_rows, read_rows, replay_rows
+from vlm_pipeline.training.shortcuts import fuse_norms
 from vlm_pipeline.training.step import Gradients
 from vlm_pipeline.training.throughput import Throughput
 
@@ -152,6 +153,7 @@ class Training:
                 base, job.lora, job.base_model, base_revision(self.base_folder, job.revision)
             )
         fuse_lora(self.model)
+        fuse_norms(base.get_decoder())
         self.adapted = adapters.adapted_modules(self.model)
         self.reporter.say(
             f"{adapters.trainable_parameters(self.model):,} trainable parameters in {len(self.adapted)} modules on {self.device}"

@@ -129,7 +129,8 @@ def make_adapter(
         files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
         version = content_hash({file.name: file_hash(file) for file in files if file.name != "record.json"})
         about = {"adapter_id": adapter_id, "folder": {"path": str(folder)}}
-        drawn = picture(read_json(folder / "record.json"))
-        return Artifact(version, {**metadata, **about, **drawn}, files)
+        record = read_json(folder / "record.json")
+        held = {"table": [{"figure": name, **pair} for name, pair in sorted(record.get("plan", {}).items())]}
+        return Artifact(version, {**metadata, **about, "planned_and_actual": held, **picture(record)}, files)
 
     return make_once(store, "adapter", inputs, make, log)

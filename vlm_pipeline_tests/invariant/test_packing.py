@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 
 from vlm_pipeline.formatting.template import load_processor
 from vlm_pipeline.settings.training import LoraSettings
+from vlm_pipeline.training import lora_linear
 from vlm_pipeline.training.adapters import add_lora
 from vlm_pipeline.training.attention import Group, Layout
 from vlm_pipeline.training.base_model import load_base
@@ -20,6 +21,7 @@ from vlm_pipeline.training.grouping import Packer, shared_prefix
 from vlm_pipeline.training.images import ImageFeatures
 from vlm_pipeline.training.lora_linear import fuse_lora
 from vlm_pipeline.training.rows import read_rows
+from vlm_pipeline.training.shortcuts import fuse_norms
 from vlm_pipeline_tests.training import tiny
 
 TOLERANCE = 1e-5
@@ -95,16 +97,24 @@ def vision(tmp_path_factory):
     return Case(model, tiny.write_rows(folder / "rows.parquet", rows), processor)
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    model = tiny.save_text_model(folder / "model")
+def text_case(folder, family):
+    model = tiny.save_text_model(folder / "model", family=family)
     processor = load_processor(model)
     rows = _questions(processor, "tools", 5, system=SYSTEM) + _questions(processor, "short", 4)
     return Case(model, tiny.write_rows(folder / "rows.parquet", rows), processor)
 
 
-@pytest.fixture(params=["vision", "text"])
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return text_case(tmp_path_factory.mktemp("text"), "Qwen2")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return text_case(tmp_path_factory.mktemp("llama"), "Llama")
+
+
+@pytest.fixture(params=["vision", "text", "llama"])
 def case(request):
     return request.getfixturevalue(request.param)
 
@@ -148,43 +158,91 @@ def test_any_padding_gives_the_gradient_of_separate_rows(case, batch, padding):
     case.check(total)
 
 
-def test_fused_lora_layers_compute_what_peft_computes(case):
-    """The reference gradients are peft's own."""
-    forward = case.forward("packed")
+@pytest.fixture
+def fused(case):
+    """The case with its layers' faster ways; the reference gradients are peft's and Transformers' own."""
+    before = {module for module in case.base.modules() if "forward" in vars(module)}
     layers = [module for module in case.base.modules() if isinstance(module, LoraLayer)]
     assert fuse_lora(case.base) == len(layers) == 14
-    try:
-        packer = Packer(case.rows, rows_per_step=100, image_token=forward.image_token, share=True, seed=0)
-        (step,) = packer.epoch(0)
-        loss = forward.loss(
-            forward.pack([([case.rows[i] for i in bundle.rows], bundle.prefix) for bundle in step])
-        )
-        loss.backward()
-        case.check(float(loss.detach()))
-        with case.model.disable_adapter(), torch.no_grad():
-            untuned = forward.row_losses(forward.pack([([case.rows[0]], 0)]))
-        assert abs(float(untuned) - case.losses[0]) > 1e-3  # a switched-off adapter is off
-    finally:
-        for layer in layers:
-            del layer.forward
+    assert fuse_norms(case.base.get_decoder()) == 5
+    yield case
+    for module in set(case.base.modules()) - before:
+        vars(module).pop("forward", None)
 
 
-def test_gradient_checkpointing_changes_nothing(case):
-    forward = case.forward("packed")
-    base = case.base
-    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    base.train()
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
+@pytest.mark.parametrize("update", ["folded", "separate"])
+def test_the_faster_ways_compute_what_peft_and_transformers_compute(
+    fused, update, checkpointing, monkeypatch
+):
+    """Fused LoRA layers and norms, the trimmed last layer, shared image features and checkpointing, all at once."""
+    if update == "separate":  # as in half precision, and for few tokens
+        monkeypatch.setattr(lora_linear, "_FoldedUpdate", lora_linear._SeparateUpdate)
+    forward = fused.forward("packed")
+    assert forward.trims
+    if checkpointing:
+        fused.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        fused.base.train()
     try:
-        packer = Packer(case.rows, rows_per_step=100, image_token=forward.image_token, share=True, seed=0)
+        packer = Packer(fused.rows, rows_per_step=100, image_token=forward.image_token, share=True, seed=0)
         (step,) = packer.epoch(0)
-        loss = forward.loss(
-            forward.pack([([case.rows[i] for i in bundle.rows], bundle.prefix) for bundle in step])
-        )
-        loss.backward()
-        case.check(float(loss.detach()))
+        for _ in range(2):  # the second time with image features from memory
+            fused.model.zero_grad()
+            bundles = [([fused.rows[i] for i in bundle.rows], bundle.prefix) for bundle in step]
+            loss = forward.loss(forward.pack(bundles))
+            loss.backward()
+        fused.check(float(loss.detach()))
     finally:
-        base.gradient_checkpointing_disable()
-        base.eval()
+        fused.base.gradient_checkpointing_disable()
+        fused.base.eval()
+
+
+def test_a_switched_off_adapter_is_off_in_fused_layers_too(fused):
+    forward = fused.forward("packed")
+    with fused.model.disable_adapter(), torch.no_grad():
+        untuned = forward.row_losses(forward.pack([([fused.rows[0]], 0)]))
+    assert abs(float(untuned) - fused.losses[0]) > 1e-3
+
+
+def test_a_last_layer_of_another_make_keeps_its_own_way_and_is_packed_all_the_same(tmp_path):
+    """Granite has the usual parts and scales what it adds: trimming it as if it did not would be wrong."""
+    folder = tiny.save_text_model(tmp_path / "model", family="Granite", residual_multiplier=0.3)
+    processor = load_processor(folder)
+    table = tiny.write_rows(tmp_path / "rows.parquet", _questions(processor, "tools", 3, system=SYSTEM))
+    rows = read_rows([table], "train")
+    forward = PackedForward(load_base(folder, torch.float32, CPU), None)
+    assert forward.trims
+    packer = Packer(rows, rows_per_step=3, image_token=None, share=True, seed=0)
+    assert packing_fits(forward, packer, processor) == ""
+    assert not forward.trims
+
+
+def test_a_norm_of_another_make_keeps_its_own_way(text):
+    class Shifted(type(text.base.get_decoder().norm)):
+        def forward(self, x):
+            return super().forward(x) + x
+
+    other = Shifted(48).requires_grad_(False)
+    assert fuse_norms(other) == 0 and "forward" not in vars(other)
+
+
+@pytest.mark.parametrize("probe", ["images", "text", "together"])
+def test_packing_is_tried_on_rows_with_images_on_rows_without_and_on_both_in_one_sequence(
+    vision, probe, monkeypatch
+):
+    """Each could fail alone: here the packed losses are wrong in one of the three."""
+    forward = vision.forward("packed")
+    packer = Packer(vision.rows, rows_per_step=100, image_token=forward.image_token, share=True, seed=0)
+    right = forward.row_losses
+
+    def wrong_in(packed):
+        images, groups = bool(packed.images), len(packed.layout.groups)
+        kind = "together" if groups > 1 else "images" if images else "text"
+        return right(packed) * (1.1 if kind == probe else 1)
+
+    assert packing_fits(forward, packer, vision.processor) == ""
+    monkeypatch.setattr(forward, "row_losses", wrong_in)
+    assert "differs by 10.0%" in packing_fits(forward, packer, vision.processor)
 
 
 def test_sharing_really_shares_and_computes_each_image_once(vision):

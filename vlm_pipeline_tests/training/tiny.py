@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import transformers
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
@@ -89,15 +88,18 @@ def save_vision_model(folder: Path, *, layers: int = 2, hidden: int = 48, seed: 
     return folder
 
 
-def save_text_model(folder: Path, *, layers: int = 2, hidden: int = 48, seed: int = 0, **more: Any) -> Path:
+def save_text_model(
+    folder: Path, *, family: str = "Qwen2", layers: int = 2, hidden: int = 48, seed: int = 0, **more: Any
+) -> Path:
+    """A random language model with its tokenizer. family: as Transformers names it, for example "Llama"."""
     torch.manual_seed(seed)
     words = tokenizer()
-    config = Qwen2Config(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=len(words), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, bos_token_id=None, initializer_range=0.2,
         eos_token_id=words.convert_tokens_to_ids("<|im_end|>"), pad_token_id=0, tie_word_embeddings=True, **more,
     )  # fmt: skip
-    Qwen2ForCausalLM(config).eval().save_pretrained(folder)
+    getattr(transformers, f"{family}ForCausalLM")(config).eval().save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
 
