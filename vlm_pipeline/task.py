@@ -128,9 +128,7 @@ class Task(Settings):
     def _base_first(cls, predictors: list[PredictorSettings]) -> list[PredictorSettings]:
         _must_differ("predictor", [predictor.name for predictor in predictors])
         first = predictors[0]
-        if not (
-            isinstance(first, TransformersPredictor) and first.adapter is None and first.constrained is None
-        ):
+        if not (isinstance(first, TransformersPredictor) and first.adapter is None and not first.constrained):
             raise ValueError(
                 "the first predictor must be the bare base (kind: transformers, no adapter): it is what all others are compared with"
             )

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-
-class PatternError(ValueError):
-    """The pattern cannot be compiled, or this vocabulary cannot spell it."""
+from vlm_pipeline.inference.formats import PatternError
 
 
 class Pattern:

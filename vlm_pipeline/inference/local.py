@@ -179,18 +179,13 @@ class LocalPredictor:
         generation: GenerationSettings,
         *,
         adapter: Path | None = None,
-        constrained: str | None = None,
+        pattern: str | None = None,
         batch_size: int | None = None,
     ) -> None:
         self.name, self.generation = name, generation
-        self._engine, self._adapter, self._constrained, self._batch_size = (
-            engine,
-            adapter,
-            constrained,
-            batch_size,
-        )
+        self._engine, self._adapter, self._pattern, self._batch_size = engine, adapter, pattern, batch_size
         own = engine.fingerprint(adapter)
-        self.fingerprint = content_hash([own, constrained], length=24) if constrained else own
+        self.fingerprint = content_hash([own, pattern], length=24) if pattern else own
 
     @property
     def deterministic(self) -> bool:
@@ -200,7 +195,7 @@ class LocalPredictor:
         from vlm_pipeline.inference.generate import UnsupportedModel
 
         generator = self._engine.generator(self._adapter)
-        pattern = self._engine.pattern(self._constrained) if self._constrained else None
+        pattern = self._engine.pattern(self._pattern) if self._pattern else None
         prompts = [ask.body for ask in asks]
         seeds = [int(ask.key(str(self.generation.seed), self.generation)[:15], 16) for ask in asks]
         options = {"pattern": pattern, "seeds": seeds}

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.compute.payload import PayloadError, Reporter
+from vlm_pipeline.inference.formats import PatternError, answer_pattern
 from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, read_asks
 from vlm_pipeline.inference.predict import Counts, predict_table
 from vlm_pipeline.inference.prediction import Ask, predictions_version
-from vlm_pipeline.inference.predictors import availability, is_local
+from vlm_pipeline.inference.predictors import NOT_RUN, availability, is_local
 from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import TaskStore, content_hash
 from vlm_pipeline.task import Task, load_task
@@ -97,7 +98,7 @@ class _Session:
         try:
             return LocalPredictor(
                 predictor.name, self.engine, self.task.generation_of(predictor), adapter=adapter if predictor.adapter else None,
-                constrained=predictor.constrained, batch_size=predictor.batch_size,
+                pattern=answer_pattern(predictor, self.task.scorers[0]), batch_size=predictor.batch_size,
             )  # fmt: skip
         except AdapterError as error:
             raise PayloadError(str(error)) from error
@@ -108,7 +109,10 @@ class _Session:
             self.reporter.say(f"{predictor.name} {reason}")
             return {"status": reason}
         if is_local(predictor):
-            counts = self._table(predictor, self.local(predictor), self.asks, output)
+            try:
+                counts = self._table(predictor, self.local(predictor), self.asks, output)
+            except PatternError as error:
+                return {"status": f"{NOT_RUN}: {error}"}
             return {**counts.as_dict(), "accelerator_seconds": counts.seconds if counts.asked else 0.0}
         if self._hosted is None:
             from vlm_pipeline.inference.hosted_run import HostedSession

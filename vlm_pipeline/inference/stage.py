@@ -11,6 +11,7 @@ from vlm_pipeline.formatting.probes import SPLIT as PROBES
 from vlm_pipeline.formatting.probes import probe_tables
 from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.formatting.stage import formatted_paths, processor_identity, splits_version
+from vlm_pipeline.inference.formats import PatternError, answer_pattern
 from vlm_pipeline.inference.predictors import NOT_RUN, availability, fine_tune_info, is_local, server_place
 from vlm_pipeline.manifest import Artifact, left_alone, make_once, read_manifest, require
 from vlm_pipeline.settings.predictors import (
@@ -62,6 +63,8 @@ def make_predictions(
         inputs["model"] = read_json(fine_tune_info(task, store, predictor))["fine_tuned_model"]
     if isinstance(predictor, TransformersPredictor):
         inputs["base"] = base_identity(task, store)
+        if pattern := answer_pattern(predictor, task.scorers[0]):
+            inputs["pattern"] = content_hash(pattern)
         if predictor.adapter == "trained":
             inputs |= require(adapters, ["adapter"], "Materialize the adapter.")
     else:
@@ -122,6 +125,10 @@ def unavailable(
     if isinstance(predictor, TransformersPredictor):
         named = predictor.adapter not in (None, "trained")
         folder = adapter_folder(adapters or store, predictor) if named else None
+        try:
+            answer_pattern(predictor, task.scorers[0])
+        except PatternError as error:
+            return f"{NOT_RUN}: {error}"
         return availability(predictor, adapter=Path(folder) if folder else None)
     fine_tuned = isinstance(predictor, OpenAIFineTunedPredictor)
     info = read_json(fine_tune_info(task, store, predictor), default={}) if fine_tuned else None
@@ -191,10 +198,7 @@ def conditions(task: Task, predictor: Any) -> dict[str, Any]:
     """Under which conditions the answers were made; a comparison is fair where they are the same."""
     made = {
         "hosted": not isinstance(predictor, TransformersPredictor),
-        "generation": {
-            **task.generation_of(predictor).model_dump(mode="json"),
-            "constrained": getattr(predictor, "constrained", None),
-        },
+        "generation": task.generation_of(predictor).model_dump(mode="json"),
         "prompt": task.settings_hash("prompt"),
     }
     if made["hosted"]:
@@ -209,6 +213,7 @@ def conditions(task: Task, predictor: Any) -> dict[str, Any]:
         },
         "pixels": {"processor": processor_identity(task), **task.image.model_dump()},
         "batching": {"batch_size": predictor.batch_size},
+        "held_to": answer_pattern(predictor, task.scorers[0]),
     }
 
 

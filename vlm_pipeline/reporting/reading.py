@@ -91,7 +91,7 @@ def read_comparison(inputs: ReportInputs) -> Comparison:
         sections=_section_order(inputs.task, {section for _, section in by_section}),
         differences=tuple(_differences(pairs)),
         fairness=tuple(_fairness((main or {}).get("fairness"))),
-        notes=(*_notes(main, headline), *_looks(inputs.looks_at_test)),
+        notes=(*_notes(main, headline), *_format_gain(document), *_looks(inputs.looks_at_test)),
     )
 
 
@@ -292,6 +292,12 @@ def _decision(document: Mapping[str, Any], main: Mapping[str, Any] | None, headl
     sentence = str(given.get("sentence") or "Nothing is decided: the comparison holds no decision.")
     paired = _difference(main, headline, None, main["headline"]) if main and main.get("headline") else None
     return Decision(verdict, sentence, paired.predictor if paired else None, paired)
+
+
+def _format_gain(document: Mapping[str, Any]) -> Iterable[str]:
+    """What part of the gain is format, where predictors held to it were compared."""
+    if gain := document.get("format_gain"):
+        yield str(gain["sentence"])
 
 
 def _looks(count: int) -> Iterable[str]:

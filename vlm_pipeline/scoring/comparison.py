@@ -20,6 +20,7 @@ from vlm_pipeline.scoring.columns import (
 )
 from vlm_pipeline.scoring.decisions import decide
 from vlm_pipeline.scoring.fairness import fairness
+from vlm_pipeline.scoring.format_gain import format_gain, held_pairs
 from vlm_pipeline.scoring.intervals import CONFIDENCE
 from vlm_pipeline.scoring.metrics import compute_metrics, metric_name
 from vlm_pipeline.scoring.paired import benjamini_hochberg, holm
@@ -45,6 +46,7 @@ def compare(
     headline: str | None = None,
     conditions: Mapping[str, Mapping[str, Any]] | None = None,
     not_run: Mapping[str, str] | None = None,
+    held: Mapping[str, str] | None = None,
     metrics: Mapping[str, Mapping[str, Any]] | None = None,
     bars: Mapping[str, float] | None = None,
     confidence: float = CONFIDENCE,
@@ -56,7 +58,7 @@ def compare(
     (default: every predictor against the base, and ``tuned`` against every other); ``deciding`` is the pair that the
     decision is about (default: ``tuned`` against the base); ``headline`` names the scorer that
     decides (default: the first); ``conditions`` as in `fairness`; ``not_run`` maps predictors without answers to the
-    reason; ``metrics`` saves computing what `compute_metrics` already gave.
+    reason; ``held`` maps predictors that are held to the answer's format to their free twins; ``metrics`` saves computing what `compute_metrics` already gave.
 
     Raises ValueError where splits or scorer versions are mixed, or the base has no answers: it comes first, always.
     """
@@ -67,7 +69,7 @@ def compare(
     versions = scorer_versions(score_rows)
     headline = headline if headline in scorers else scorers[0]
     names = [base, *(name for name in names if name != base)]
-    wanted = list(pairs) if pairs is not None else _default_pairs(names, base, tuned)
+    wanted = list(pairs) if pairs is not None else _default_pairs(names, base, tuned, held or {})
     if deciding:
         wanted = [deciding, *(pair for pair in wanted if set(pair) != set(deciding))]
     elif tuned:
@@ -110,6 +112,7 @@ def compare(
             for a, b in wanted
             if a not in names or b not in names
         ],
+        "format_gain": format_gain(compared, held or {}, base, tuned),
         "fairness": _main_fairness(main),
         "decision": main["decision"] if main else _undecided(deciding, waiting),
     }
@@ -125,14 +128,16 @@ def _check_comparable(score_rows: Sequence[Mapping[str, Any]], names: Sequence[s
         )
 
 
-def _default_pairs(names: Sequence[str], base: str, tuned: str | None) -> list[tuple[str, str]]:
+def _default_pairs(
+    names: Sequence[str], base: str, tuned: str | None, held: Mapping[str, str]
+) -> list[tuple[str, str]]:
     pairs = [(name, base) for name in names if name != base]
     if tuned and tuned not in names:
         pairs.insert(0, (tuned, base))
     if tuned in names:
         pairs.sort(key=lambda pair: pair[0] != tuned)
         pairs += [(tuned, name) for name in names if name not in (base, tuned)]
-    return pairs
+    return [*pairs, *held_pairs(held, base, tuned)]
 
 
 def _pair(

@@ -78,6 +78,14 @@ def p_text(p_value: float | None) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{3 if p_value < 0.1 else 2}f}"
 
 
+def change_text(test: Mapping[str, Any]) -> str:
+    """A paired difference with its interval and p, in points where it is one of rates."""
+    p_value = p_text(test.get("p_decision", test.get("p_holm", test["p_value"])))
+    if test["kind"] in ("rate", "share"):
+        return f"{test['difference'] * 100:+.0f} points{_interval(test, 100, '{:.0f}')}, {p_value}"
+    return f"{test['difference']:+.2f}{_interval(test, 1, '{:.2f}')}, {p_value}"
+
+
 def _effect(pair: Mapping[str, Any], test: Mapping[str, Any]) -> str:
     rows = f"on {test['n']} rows"
     if test["clusters"] != test["n"]:

@@ -25,6 +25,7 @@ LABELS = {
     "pixels": "same pixel budget",
     "generation": "same generation settings",
     "batching": "same batch policy",
+    "freedom": "both free, or both held to the answer's format",
 }
 
 
@@ -37,8 +38,9 @@ def fairness(
 ) -> dict[str, Any]:
     """The fairness block of one pair.
 
-    ``conditions[predictor]`` may hold: ``hosted`` (bool), ``engine``, ``pixels``, ``generation``, ``batching`` and
-    ``prompt`` (hash of system turn, instruction and examples); any JSON values, compared for equality.
+    ``conditions[predictor]`` may hold: ``hosted`` (bool), ``engine``, ``pixels``, ``generation``, ``batching``,
+    ``prompt`` (hash of system turn, instruction and examples) and ``held_to`` (the pattern that every answer must match,
+    None: free); any JSON values, compared for equality.
     ``asked`` are the ids of the rows that both should have answered.
     """
     wanted = set(asked)
@@ -54,6 +56,7 @@ def fairness(
             checks.append(_check(name, None, "does not apply: a hosted model brings its own", required=False))
         else:
             checks.append(_same(name, first.get(name), second.get(name), a, b))
+    checks.append(_same_freedom(first.get("held_to"), second.get("held_to"), a, b))
     failing = [check for check in checks if check["required"] and not check["holds"]]
     return {
         "holds": not failing,
@@ -98,6 +101,23 @@ def _same_prompts(
         )
     return _check(
         "prompts", False, f"prompts differ on {len(different)} of {len(pairs)} rows, first {different[0]}"
+    )
+
+
+def _same_freedom(first: Any, second: Any, a: str, b: str) -> dict[str, Any]:
+    """No condition, but said: one that is held to the format differs from its free twin on purpose."""
+    if first == second:
+        return _check(
+            "freedom", True, "both held to the same format" if first else "both free", required=False
+        )
+    if first and second:
+        return _check("freedom", None, "held to different formats, on purpose", required=False)
+    held, free = (a, b) if first else (b, a)
+    return _check(
+        "freedom",
+        None,
+        f"{held} is held to the answer's format and {free} is free, on purpose",
+        required=False,
     )
 
 

@@ -22,6 +22,7 @@ from vlm_pipeline.markdown import escape
 from vlm_pipeline.progress import Progress
 from vlm_pipeline.scoring.page_facts import PageFacts, read_page_facts
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
+from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.settings.scoring import bars_of
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
 from vlm_pipeline.task import Task
@@ -282,6 +283,7 @@ def make_comparison(
             deciding=deciding,
             conditions={name: predictions_metadata(store, name).get("conditions", {}) for name in ready},
             not_run={name: status for name, status in statuses.items() if status != READY},
+            held=held_twins(task),
             metrics=metrics,
             confidence=1 - task.thresholds.alpha,
         )
@@ -294,8 +296,26 @@ def make_comparison(
 
 
 def tuned_name(task: Task) -> str | None:
-    """The predictor that the task is about: the first one that uses the trained adapter."""
-    return next((p.name for p in task.predictors if getattr(p, "adapter", None) == "trained"), None)
+    """The predictor that the task is about: the first one that uses the trained adapter, and answers freely."""
+    return next((p.name for p in task.predictors if _adapter(p) == "trained" and not p.constrained), None)
+
+
+def held_twins(task: Task) -> dict[str, str]:
+    """Predictors that are held to the answer's format -> the one that differs from it in nothing else."""
+    local = [predictor for predictor in task.predictors if isinstance(predictor, TransformersPredictor)]
+    return {
+        one.name: twin.name
+        for one in local
+        for twin in local
+        if one.constrained
+        and not twin.constrained
+        and one.adapter == twin.adapter
+        and task.generation_of(one) == task.generation_of(twin)
+    }
+
+
+def _adapter(predictor: Any) -> str | None:
+    return getattr(predictor, "adapter", None)
 
 
 def scored_rows(
@@ -326,7 +346,9 @@ def _describe_comparison(result: dict[str, Any]) -> dict[str, Any]:
         for pair in result["pairs"]
     ]  # fmt: skip
     main = next((pair["headline"] for pair in result["pairs"] if pair["headline"]), None) or {}
+    gain = result["format_gain"]
     return {
+        **({"format_or_knowledge": gain["sentence"]} if gain else {}),
         "decision": {"md": f"**{escape(result['decision']['sentence'])}**"},
         "verdict": result["decision"]["verdict"],
         "difference": main.get("difference"),
@@ -382,7 +404,8 @@ def _weak_line(section: dict[str, Any]) -> dict[str, Any]:
 def candidate(task: Task, store: TaskStore) -> str:
     """The predictor that the loop tries to improve: the first trained adapter that is ready, else the base."""
     for predictor in task.predictors:
-        if getattr(predictor, "adapter", None) and _measured(store, predictor.name):
+        free = _adapter(predictor) and not predictor.constrained
+        if free and _measured(store, predictor.name):
             return predictor.name
     return task.base.name
 

@@ -76,7 +76,9 @@ class TransformersPredictor(PredictorBase):
         None  # None: the bare base; "trained": what this task's adapter asset holds; or an id
     )
     batch_size: int | None = Field(None, gt=0)  # rows generated at once; None: what fits into memory
-    constrained: str | None = None  # regular expression that every answer must match
+    # Every answer must match: true: the format of the task's first scorer; or a regular expression or JSON schema.
+    # Compared with its free twin (same adapter) it tells what is gained by format alone.
+    constrained: bool | str | None = None
 
 
 class PriceSettings(Settings):

@@ -25,6 +25,8 @@ PREDICTORS = """\
   - {name: large, kind: openai, model: gpt-4o}
   - {name: unpriced, kind: openai, model: a-model-of-tomorrow}
   - {name: lost, kind: transformers, adapter: nowhere}
+  - {name: held, kind: transformers, constrained: true}
+  - {name: broken, kind: transformers, constrained: "(unclosed"}
   - {name: own, kind: openai_compatible, model: stand-in-large, base_url: "BASE", api_key_env: OPENAI_API_KEY}
   - {name: ft_one, kind: openai_finetuned, model: gpt-4o-2024-08-06}
   - {name: ft_two, kind: openai_finetuned, model: gpt-4o-mini-2024-07-18}
