@@ -3,7 +3,7 @@
 import re
 
 EMBEDDED = re.compile(r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])[.):])\s+(\S.*)", re.DOTALL)
-LETTER = re.compile(r"(?<![A-Za-z0-9'_\\/&+-])([A-Za-z])(?![A-Za-z0-9'_/&+])(?!-[A-Za-z])")
+LETTER = re.compile(r"(?<![A-Za-z]\.)(?<![A-Za-z0-9'_\\/&+-])([A-Za-z])(?![A-Za-z0-9'_/&+])(?!-[A-Za-z])")
 
 OPEN = r"(?:[\s*_`\"'(\[{<>|$:=~【-]|\\boxed|\\text(?:bf)?|\\mathrm|\\mathbf|\\\(){0,14}"
 FILL = (
@@ -58,13 +58,13 @@ CONDITIONAL = re.compile(
 LABEL_END = re.compile(
     r"\s*(?:$|[\n.,;:!?)\]}*\"'`|_$】<—-]|\\|(?:because|since|as|which|is|and|of course|obviously|clearly|definitely|probably|for|due|with|given|based|but|so|seems|would|was|that|here|–|appears|looks|describes|matches|fits|remains|works|in|on)\b)"
 )
-LEADING_END = re.compile(r"[)\].:*_}\"'`】]{1,6}(?:\s|$)|\s*$|\s*\n|\s-\s|,\s|\*\*")
+LEADING_END = re.compile(r"[)\].:*_}\"'`】]{1,6}(?:\s|$)|\s*$|\s*\n|\s-\s|,\s|\*\*|</\w{1,12}>")
 ALONE = re.compile(r"[)\].*_}\"'`]{0,6}[ \t]*(?:\n|$)")
 AS_OPTION = re.compile(
     r"(?:\b(?:option|choice|answer|statement|letter)s?[\s*_(\"'\[]{1,4}|[(\[]\s?|\*\*\(?)$", re.IGNORECASE
 )
 CONJOINED = re.compile(
-    r"[\s*_)\]\"'.]{0,5}(?:,|or|and|and/or|&|/)[\s*_(\[\"']{1,5}(?:or |and |both )?(?:option )?[(\[*]{0,3}([A-Z])(?![A-Za-z'])[)\]*]{0,3}(?!\s(?:is|was)\b)"
+    r"[\s*_)\]\"'.]{0,5}(?:,|;|or|and|and/or|&|/)[\s*_(\[\"']{1,5}(?:or |and |both )?(?:option )?[(\[*]{0,3}([A-Z])(?![A-Za-z'])[)\]*]{0,3}(?!\s(?:is|was)\b)"
 )
 SENTENCE = re.compile(r"[.!?](?=\s|$)|\n")
 SEVERAL = -1  # "the answer is A or C"
@@ -91,10 +91,12 @@ FUNCTION_WORDS = frozenset(
     ]
 )
 # An option that is compared with, or that somebody might name, is not picked.
-COMPARED = re.compile(r"\b(?:than|above|below|beyond|between)\s(?:an? |the )?[*_\"'(]{0,2}$", re.IGNORECASE)
+COMPARED = re.compile(
+    r"\b(?:than|above|below|beyond|between|between \w+ and)\s(?:an? |the )?[*_\"'(]{0,2}$", re.IGNORECASE
+)
 SUPPOSED = re.compile(
     r"\b(?:first|at first|initially|some(?: people)?|others|one|many|you|people) (?:\w+ ){0,2}?(?:thought|think|said|say|guess\w*|believed?|looks?|looked|seems?|seemed|appears?|appeared|might|would|could|expect\w*)\b[^.!?\n;]*$"
-    r"|\b(?:looks?|seems?|appears?) (?:like|to be)? ?[^.!?\n;]{0,20}$",
+    r"|\b(?:looks?|seems?|appears?) (?:like|to be)? ?[^.!?\n;]{0,20}$|^\W*(?:could|might|may) be [^.!?\n;]{0,20}$",
     re.IGNORECASE,
 )
 SUPPOSED_BEHIND = re.compile(
@@ -102,11 +104,11 @@ SUPPOSED_BEHIND = re.compile(
     re.IGNORECASE,
 )
 DENIED = re.compile(
-    r"\W{0,20}(?:(?:possibly|probably|perhaps|likely|i think|i guess|i would say|i'd say),? )?(?:no(?:pe|t (?:at all|really|quite|exactly)| way)?|nah|hardly|never|by no means|definitely not|absolutely not|of course not|certainly not|surely not|i doubt it|not)\b(?! (?:doubt|difference|one))",
+    r"\W{0,20}(?:(?:possibly|probably|perhaps|likely|i think|i guess|i would say|i'd say),? )?(?:no(?:pe|t (?:at all|really|quite|exactly)| way)?|nah|hardly|never|by no means|definitely not|absolutely not|of course not|certainly not|surely not|i doubt it|not|(?:it|that|this|there|they) (?:is|are|was|does|do|did|has|can|will)(?:n't| not))\b(?! (?:doubt|difference|one))",
     re.IGNORECASE,
 )
 AFFIRMED = re.compile(
-    r"\W{0,20}(?:(?:possibly|probably|perhaps|likely|i think|i guess|i would say|i'd say),? )?(?:ye(?:s|p|ah|a|up)|yup|absolutely|certainly|definitely|of course|sure(?:ly)?|indeed|correct|exactly|right|affirmative|it (?:is|does|has|can)|they (?:are|do))\b(?! not)",
+    r"\W{0,20}(?:(?:possibly|probably|perhaps|likely|i think|i guess|i would say|i'd say),? )?(?:ye(?:s|p|ah|a|up)|yup|absolutely|certainly|definitely|of course|sure(?:ly)?|indeed|correct|exactly|right|affirmative|(?:that|this|it)(?: is|'s) (?:correct|right|true|so)|it (?:is|does|has|can)|they (?:are|do))\b(?! not)",
     re.IGNORECASE,
 )
 # "It does not.": the whole of an answer without the word no.
@@ -119,3 +121,13 @@ BESIDE_ALONE = re.compile(
     r"(?:\w+ly|of|course|easy|h+m+|well|must|be|that's|it's|i|i'd|think|guess|say|so|sure|maybe|perhaps|then|for|okay|ok|\W)*",
     re.IGNORECASE,
 )
+# A letter that names something of the world: "Vitamin B", "Plan A", "gate C". Behind these words it does not.
+BEFORE_OPTION = re.compile(
+    r"(?:^|[^\w\s'*_`\"(\[{<>|$]|\b(?:with|only|as|so|is|are|was|be|it's|that's|then|than|first|also|both|but|by|for|to|of|on|or|and|say|said|think|believe|guess|choose|pick|take|call|make|leaves?|leaving|remains?|because|since|that|therefore|hence|thus|just|either|neither|nor|not|answer|option|choice|letter|statement|correct|right|rather|maybe|perhaps|probably|definitely|surely|clearly|i'd|would|supports?|suggests?|indicates?|favou?rs?|means|shows?|over|while|whereas|if|whether|between|from|at|points? to))"
+    r"[\s*_`\"'(\[{<>|$]{0,4}$",
+    re.IGNORECASE,
+)
+ARTICLE_NO_MORE = re.compile(
+    r"\s(?:is|was|are|it|and|or|nor|because|since|as|has|had|fits|matches|mentions?|seems?|would|says?|makes?|gives?|contradicts|describes|states?|remains|works|looks)\b"
+)
+JOINED_BEFORE = re.compile(r"(?<![A-Za-z'])[A-Z][)\]*]{0,2}\s?(?:,|;|&|/|and|or)\s?[(\[*]{0,2}$")

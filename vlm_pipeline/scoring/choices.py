@@ -109,12 +109,12 @@ def _last_word(body: str, options: _Options) -> Extraction:
 
 
 def _yes_or_no(body: str, options: _Options) -> Extraction | None:
-    """ "Nope", "Of course", "It does not.": yes and no in other words, where a response opens with them."""
+    """ "Nope", "Of course", "It does not.": yes and no in other words, where a response opens with them, or goes on behind its question."""
     for word, patterns in (
         ("no", (signs.DENIED, signs.DENIED_IN_FULL)),
         ("yes", (signs.AFFIRMED,)),
     ):
-        found = next((m for pattern in patterns if (m := pattern.match(body))), None)
+        found = next((m for pattern in patterns if (m := pattern.match(body, body.rfind("?") + 1))), None)
         if found:
             return Extraction(options.elements[options.by_text[word]], "in_other_words", found.span())
     return None
@@ -250,13 +250,14 @@ class _Finder:
         for match in at_both_ends(letters, 40, 80):
             place = self.options.by_letter[match[1].upper()]
             start, end = match.span()
-            label = signs.LABEL_END.match(self.body, end) is not None
-            if not label and not self._followed_by_own_text(place, end):
-                continue
             clause = self._clause(start)
             as_option = signs.AS_OPTION.search(clause) is not None or self.body[end : end + 1] == ")"
             upper = match[1].isupper()
-            article = match[1] in "aAI" and self.body[end : end + 1] == " " and not as_option
+            verb = signs.ARTICLE_NO_MORE.match(self.body, end) is not None
+            article = match[1] in "aAI" and self.body[end : end + 1] == " " and not as_option and not verb
+            label = signs.LABEL_END.match(self.body, end) is not None or (upper and not article)
+            if not label and not self._followed_by_own_text(place, end):
+                continue
             leading = (
                 not re.sub(
                     r"</?\w{1,12}>|[\s*_`\"'(\[{<>|$:=~【#-]|\\boxed|\\text",
@@ -269,7 +270,7 @@ class _Finder:
             stated = stated or (
                 upper
                 and not listing
-                and not clause.strip(" \t\n*_(`\"'[{")
+                and clause.strip(" \t\n*_(`\"'[{")[-1:] in ("", ":")
                 and signs.ALONE.match(self.body, end) is not None
             )
             if not (as_option or stated or leading or (upper and not article)):
@@ -286,8 +287,12 @@ class _Finder:
                 self._add("leading", signs.SEVERAL if self._conjoined(end) else place, start, end)
             elif alone and upper and not article and not listing:
                 self._add("leading", place, start, end)
-            elif as_option and not listing:
+            elif listing:
+                continue
+            elif as_option or (upper and not article and signs.BEFORE_OPTION.search(clause)):
                 self._add("mentioned", place, start, end)
+                if signs.JOINED_BEFORE.search(clause):  # "A & B"
+                    self._add("mentioned", signs.SEVERAL, start, end)
 
     def _is_alone(self, letters: list[re.Match[str]]) -> bool:
         if not self.short or len(letters) != 1:
@@ -339,7 +344,12 @@ class _Finder:
                 if function_word or not self._asked(place, clause, start, end):
                     self._add("leading", place, start, end)
             elif function_word and not (
-                ends and (self._stated(clause, end) or re.search(r"[:—-]\s?[*_\"']{0,3}$", clause))
+                ends
+                and (
+                    self._stated(clause, end)
+                    or re.search(r"[:,—-]\s?[*_\"']{0,3}$", clause)
+                    or self.body[:start].rstrip()[-1:] == "?"
+                )
             ):
                 continue
             elif not function_word and (self._negated(clause, end) or self._continues_negated(start)):

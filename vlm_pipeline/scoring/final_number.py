@@ -67,7 +67,11 @@ _SUPPOSED = re.compile(
     re.IGNORECASE,
 )
 _RATING = re.compile(r"(\d+(?:\.\d+)?)\s?/\s?(?:5|10|20|100)")
-_RATED = re.compile(r"\b(?:scor|rat(?:e|ed|es|ing)|grad|mark|giv|gave)\w*\b[^.!?\n\d]{0,40}$", re.IGNORECASE)
+_RATED_BEHIND = re.compile(r" (?:stars|points|for (?:safety|quality|comfort))\b")
+_RATED = re.compile(
+    r"\b(?:scor|quality|safety|comfort|overall|rat(?:e|ed|es|ing)|grad|mark|giv|gave)\w*\b[^.!?\n\d]{0,40}$",
+    re.IGNORECASE,
+)
 
 
 def extract_final_number(text: str) -> Extraction:
@@ -80,7 +84,7 @@ def extract_final_number(text: str) -> Extraction:
 
 def _last_word(body: str) -> Extraction:
     """What a text says in the end: behind the last place where its writer takes something back, or as a whole."""
-    for place in taken_back(body):
+    for place in taken_back(body, bare_no=True):
         rest = " " * place + body[place:]
         found = _explicit(rest) or unmarked_result(rest)
         if found.value is not None and not (
@@ -97,7 +101,7 @@ def _as_rating(body: str, found: Extraction) -> Extraction:
     start, end = found.span
     written = _RATING.fullmatch(body[start:end].strip())
     if written is None or not (
-        _RATED.search(body[max(0, start - 50) : start]) or body[end : end + 6] == " stars"
+        _RATED.search(body[max(0, start - 50) : start]) or _RATED_BEHIND.match(body, end)
     ):
         return found
     return Extraction(float(written[1]), found.rule, found.span)

@@ -73,7 +73,7 @@ _LABEL = re.compile(
     r"(?:\b(?:steps?|parts?|cases?|questions?|problems?|examples?|equations?|eqs?|figures?|figs?|tables?|chapters?|"
     r"sections?|pages?|methods?|options?|choices?|items?|exercises?|theorems?|lemmas?|rules?|notes?|refs?|lines?|"
     r"nos?|phases?|versions?|rows?|columns?|image|sources?|slides?|levels? of|statements?|points?|rooms?|floors?|gates?|"
-    r"seats?|platforms?|terminals?|apartments?|flats?|bays?|slots?|ports?)\.?\s{0,2}(?:\*\*|#|\()?|#)$",
+    r"seats?|platforms?|terminals?|exits?|apartments?|flats?|bays?|slots?|ports?)\.?\s{0,2}(?:\*\*|#|\()?|#)$",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[A-Za-z]{2}-$")  # COVID-19, Type-2

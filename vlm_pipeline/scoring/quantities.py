@@ -23,13 +23,13 @@ from vlm_pipeline.scoring.numbers import Number, find_numbers, find_word_numbers
 from vlm_pipeline.scoring.results import Span
 from vlm_pipeline.scoring.units import canonical_unit, convert, currency_unit, read_unit
 
-_GRADE = re.compile(r"\s?W\s?-?\s?(\d{1,2})(?![\d.])")
+_GRADE = re.compile(r"\s?W\s?-?\s?(\d{1,2})(?!\d|\.\d)")
 _UNIT_GAP = re.compile(
     r"(?:[  *_~]|\\[,;: ]|\\(?:text|mathrm|rm|mathbf|textbf)\s?\{|[-‑](?=[A-Za-z])|[$}{](?=[\s\\°A-Za-z^])|(?<=\d)\)\s?(?=[°A-Za-z])){0,4}"
 )
 _FEET = re.compile(r"\s?'(?=\s?\d{1,2}(?:\.\d{1,2})?\s?(?:\"|''|in\b))")  # 6'2"
 _FRACTION_OF_INCH = re.compile(
-    r"\s?in(?=\s(?!(?:the|an?|this|that|th[eo]se|each|every|all|his|her|its|their|our|your|my|favou?r|front|order|total|which|\d)\b)[a-z])"
+    r"\s?in(?=\s(?!(?:the|an?|this|that|th[eo]se|each|every|all|his|her|its|their|our|your|my|favou?r|front|order|total|which|comparison|relation|addition|general|practice|contrast|response|terms|case|\d)\b)[a-z])"
 )
 _RANGE = re.compile(
     r"[\s*_$]*(?:-|—|~|\.\.\.?|…|\bto\b|\bthrough\b|\bup to\b|\bund\b|\bbis\b|\band\b|\bor\b)[\s*_$]*(?:\b(?:about|approximately|a maximum of|max\.?|around)\s)?",
@@ -143,7 +143,7 @@ def _unit_behind(body: str, number: Number) -> tuple[str | None, int]:
         if _no_unit(body, number, symbol, place, end):
             continue
         return symbol, end
-    if number.fraction and (inches := _FRACTION_OF_INCH.match(body, number.end)):
+    if (number.fraction or number.decimals > 1) and (inches := _FRACTION_OF_INCH.match(body, number.end)):
         return "in", inches.end()
     if number.currency:
         sign = body[max(0, number.start - 2) : number.core[0]].strip(" -\\")

@@ -73,7 +73,7 @@ _FITS = re.compile(
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(
-    r"\b(?:actually|wait|correction|on reflection|on second thou?ght|reconsider\w*|scratch that|i mean|rather|instead|make (?:it|that)|no,|"
+    r"\b(?:actually|wait|correction|on reflection|on second thou?ght|reconsider\w*|scratch that|i mean|rather|instead|make (?:it|that)|no(?=,)|"
     r"(?:lower|raise|reduce|increase|adjust|revise|change|correct|drop|bump|update)\w* (?:it|this|that|my \w+|the \w+|to)|settle on|but (?:considering|given|since)|final answer)\b"
     r"[^.!?\n\d]{0,70}$",
     re.IGNORECASE,
@@ -137,8 +137,9 @@ def _numeric(body: str, low: float, high: float) -> Extraction:
     best: tuple[int, int] | None = None
     result, refused = NOTHING, ""
     usable = [c for c in candidates if low <= c.value <= high and c.top in (None, high)]
+    meant = [c for c in candidates if not _is_negated(_sentence(body, c))]
     for place, candidate in enumerate(candidates):
-        rule = _rule(body, candidate, had_number=place > 0, alone=len(candidates) == 1)
+        rule = _rule(body, candidate, had_number=place > 0, alone=len(meant) == 1)
         if rule is None:
             continue
         if candidate.top not in (None, high):
@@ -212,7 +213,7 @@ def _interval(
         return None
     connector = body[number.end : second.start].strip().lower()
     other = _single(body, second)
-    if other is None or first.top is not None:
+    if other is None or first.top not in (None, other.top):
         return None
     before = body[max(0, number.start - 60) : number.start]
     if {first.value, other.value} == {low, high} or {first.value, other.value} in (
@@ -237,13 +238,8 @@ def _rule(body: str, candidate: _Candidate, *, had_number: bool, alone: bool) ->
     """The strongest rule that the surroundings of a candidate allow."""
     line_from = max(0, candidate.start - 160)
     before = body[line_from : candidate.start]
-    sentence = re.split(r"(?<=[.!?;])\s|\n\s*\n", before)[-1]
-    negated = _NEGATED.search(sentence)
-    if (
-        negated
-        and not _NEGATION_ENDED.search(negated[0])
-        and not re.search(r"\bnot sure\b|\bnot only\b", negated[0], re.IGNORECASE)
-    ):
+    sentence = _sentence(body, candidate)
+    if _is_negated(sentence):
         return None
     ends_phrase = candidate.top is not None or (
         _PHRASE_END.match(body, candidate.end) is not None and not _NO_COUNT.match(body, candidate.end)
@@ -279,6 +275,21 @@ def _rule(body: str, candidate: _Candidate, *, had_number: bool, alone: bool) ->
     ):
         return "only_number"
     return None
+
+
+def _sentence(body: str, candidate: _Candidate) -> str:
+    """What stands before a candidate in its sentence."""
+    before = body[max(0, candidate.start - 160) : candidate.start]
+    return re.split(r"(?<=[.!?;])\s|\n\s*\n", before)[-1]
+
+
+def _is_negated(sentence: str) -> bool:
+    negated = _NEGATED.search(sentence)
+    return (
+        negated is not None
+        and not _NEGATION_ENDED.search(negated[0])
+        and not re.search(r"\bnot sure\b|\bnot only\b", negated[0], re.IGNORECASE)
+    )
 
 
 def _table(body: str, usable: list[_Candidate]) -> Extraction | None:

@@ -26,11 +26,13 @@ _TASK = (
     r"find|see|complet|supply|deny|agree to|be used|make out|put|work with|handle|meet|follow|cover|spy|hack|write|calculate|compute|estimate|infer|measure)"
 )
 DECLINES = re.compile(
-    rf"(?:\b(?:i|we)\b|\bas an ai\b[^.!?]{{0,60}}?){_ADVERBS}\s?(?:{_NOT_ABLE})\b(?:[\s,]+(?:\w+ly|also|simply|just|to|be|you|in|any|with|good|conscience)){{0,4}}?[\s,]+{_TASK}"
-    rf"|\b(?:i|we)\b[^.!?;]{{1,60}}?\b(?:and|so)(?: therefore| thus)? {_NOT_ABLE}\b(?: \w+ly)?[\s,]+{_TASK}"
+    rf"(?:\b(?:i|we)\b|\bas an ai\b[^.!?]{{0,60}}?){_ADVERBS}\s?(?:{_NOT_ABLE})\b(?:[\s,]+(?:\w+ly|also|simply|just|to|be|you|in|any|with|good|conscience)){{0,4}}?[\s,]+[a-z]"
+    rf"|\b(?:i|we)\b[^.!?;]{{1,60}}?\b(?:and|so)(?: therefore| thus)? {_NOT_ABLE}\b(?: \w+ly)?[\s,]+[a-z]"
     rf"|\b(?:i|we) (?:lament|regret)\b|\b(?:i|we){_ADVERBS} (?:can't|cannot|can not|won't|will not|couldn't|could not)(?: really| honestly)?[.!]"
     r"|\b(?:i|we)(?:'m| am|'ll|'d)?(?: will| would| must| have| need| shall)?(?: have)?(?: to)?(?: \w+ly| afraid i must| going to have to)? ?(?:declin(?:e|ing)|refus(?:e|ing)|abstain)\b"
+    rf"|\b(?:i|we) (?:do not|don't|would not|wouldn't) (?:want|wish|intend|plan|care|like) to {_TASK}"
     r"|\bnot (?:going to|gonna) (?:do|help|answer|write|say|happen)\b|\b(?:i|we)(?:'m| am| are|'re) unable to\b"
+    r"|\b(?:i|we) can only (?:answer|give|offer|provide|help with|tell you|read|see) (?:a |one |the )?(?:part|some|half|few|first)\b"
     r"|^\W*(?:no|nope|sorry)\b[^.!?]{0,20}\b(?:i|we) (?:will not|won't|can't|cannot|refuse|am not|'m not)\b|^\W*no comment\b|\b(?:request|access) denied\b"
     r"|\b(?:i'm|i am|we're|we are) (?:really |very |so |truly )?(?:sorry|afraid),? (?:but )?(?:that |this |it )?(?:is not|isn't|cannot be|can't be|is im)\s?(?:possible|allowed|appropriate|available|done|provided|something)"
     r"|\bi apologi[sz]e\b[^.!?]{0,60}\b(?:can't|cannot|unable|not able|won't|not allowed|not comfortable)"
@@ -39,17 +41,19 @@ DECLINES = re.compile(
     _I,
 )
 SOFT = re.compile(
-    r"\b(?:i|we) (?:do not|don't) think (?:that )?(?:i|we) (?:should|can|could|ought|may|am)\b|\b(?:i|we)(?:'d| would| should)? (?:much |really )?(?:rather|prefer|sooner|like)(?: not| to not| to steer clear| to avoid| to leave| to stay away| to refrain)\b|\bi'd (?:rather|sooner|prefer) not\b"
-    r"|\b(?:not|n't) (?:really )?(?:something|anything|a (?:topic|subject|question|request|thing)|one)(?: that| which)? (?:i|we)(?:'m|'d| can| could| am| feel| will| want| would| should|'ll)\b"
+    r"\b(?:i|we) (?:do not|don't) think (?:that )?(?:i|we) (?:should|can|could|ought|may|am)\b|\b(?:i|we)(?:'d| would| should)? (?:much |really )?(?:rather|prefer|sooner|like)(?: not| (?:to )?(?:not|steer clear|avoid|leave|skip|stay away|refrain|keep out|move on|talk about something))\b|\bi'd (?:rather|sooner|prefer) not\b"
+    r"|(?:\bnot|n't) (?:really )?(?:something|anything|a (?:topic|subject|question|request|thing)|one)(?: that| which)? (?:i|we)(?:'m|'d| can| could| am| feel| will| want| would| should|'ll)\b"
     r"|\b(?:something|a (?:topic|subject|question|request)|one)(?: that| which)? (?:i|we)(?: can't| cannot| won't| am not| will not|'ll not|'m not|'ll leave| will leave| would leave)\b"
     r"|\b(?:have to|going to|will|'ll|must) (?:have to )?pass\b|\bpass on (?:this|that)\b|\b(?:change|move on (?:to|from)|switch|talk about something|speak about something|discuss something) (?:the (?:subject|topic)|to (?:a different|another)|else|a different|another)"
-    r"|\b(?:let's|can we|could we|shall we|let us) (?:move on|change|talk about something else|discuss something else)\b|\b(?:isn't|is not|not) possible for me\b|\bbeyond (?:me|what i can)\b",
+    r"|\b(?:let's|can we|could we|shall we|let us) (?:move on|change|(?:talk|speak|chat) about (?:something|another|a different|other)|discuss (?:something|another|a different|other))\b|\bnot (?:for me|my place|up to me) to\b|\b(?:isn't|is not|not) possible for me\b|\bbeyond (?:me|what i can)\b"
+    r"|\b(?:say|saying) no to (?:this|that|you)\b|\b(?:i|we) (?:must|have to|will|'ll) say no\b|\blet me not\b|\b(?:i|we)(?:'ll| will) (?:skip|leave|sit) (?:this|that|it)\b",
     _I,
 )
 POLICY = re.compile(
     r"\b(?:not|outside|beyond|against|violat\w+|contrary to|goes against|conflicts? with|break\w*|breach\w*)\b[^.!?]{0,40}\b(?:my|our|the|usage|content|safety)\b[^.!?]{0,20}\b(?:programming|guidelines?|ethic\w*|capabilit\w+|abilit\w+|principles|purpose|values|polic(?:y|ies)|scope|training|core|terms|rules i)\b"
     r"|\b(?:outside|beyond)\b[^.!?]{0,20}\bwhat (?:i|we)(?:'m| am| are| can| may)\b|\b(?:terms|policy|policies|guidelines|rules)\b[^.!?]{0,20}\b(?:do(?:es)? not|don't|doesn't) (?:allow|permit|let)\b"
     r"|\b(?:rules|guidelines|policy|policies|terms) (?:that )?i (?:operate|work|have|must|follow)\b|\b(?:content|request|topic|question) (?:is|are) not (?:permitted|allowed)\b"
+    r"|\b(?:rules?|polic(?:y|ies)|laws?|contracts?|confidentiality|guidelines|regulations?|instructions|employer) (?:forbids?|prohibits?|bars?|prevents?|stops?|keeps?) (?:me|us)\b"
     r"|\b(?:inappropriate|wrong|unethical|irresponsible|not (?:be )?(?:appropriate|right|ethical|responsible|my place)) (?:for|of) me\b|\bagainst my\b"
     r"|\bi (?:am|'m) (?:just |only )?an? (?:ai|artificial|assistant|language model|computer|machine)[^.!?]{0,60}?\b(?:do not|don't|cannot|can't|not able|unable|not within|not qualified)"
     r"|\bas an? (?:ai|artificial|responsible|ethical|language model|assistant)\b[^.!?]{0,60}?\bi (?:do not|don't|cannot|can't|am not|'m not|must (?:decline|refuse|avoid|abide|adhere|inform|strongly)|strongly|would not|won't|am unable)"
@@ -66,19 +70,23 @@ LACKS = re.compile(
     rf"|\b(?:the|this|that|your) (?:\w+ ){{0,3}}?{_SOURCE} (?:lacks?|says? nothing|tells? nothing|is silent|never)\b|\bnothing (?:on|in) (?:the|this) (?:\w+ )?{_SOURCE} (?:tells?|says?|shows?|states?|indicates?|gives?)\b"
     rf"|\b(?:the|this|that|your) (?:\w+ ){{0,3}}?{_SOURCE} (?:is|are) too (?:blurr|dark|small|faint|low|unclear)\w*[^.!?]{{0,20}}?\b(?:to|for)\b"
     r"|\b(?:there is|there's|there was|contains?|provides?|offers?|has|have|gives?) (?:no|not enough|insufficient|not sufficient|nothing)\b[^.!?]{0,25}\b(?:information|mention|data|details?|context|answer|record|entry|evidence(?! (?:that|to (?:suggest|support|show|prove|indicate)|of|for)))\b"
+    r"|\b(?:answer|information|value|number|figure|date|name|time|price|amount|details?|data|torque|unit|reason|year)s? (?:is|are|was|were)(?:n't| not) (?:given|stated|mentioned|shown|listed|specified|provided|available|visible|legible|readable|known|clear|there|in (?:the|this)|on (?:the|this))"
+    r"|\b(?:image|picture|photo|page|file|attachment|document)\b[^.!?]{0,30}\b(?:is missing|was not attached|is not attached|isn't attached|is (?:unreadable|illegible|blank|empty|cut off)|failed to load|did not (?:load|arrive|come through))"
+    r"|\b(?:gives?|provides?|contains?|states?|names?) no (?:exact )?(?:date|year|name|value|figure|reason|price|amount|number|unit)\b"
     r"|\b(?:cannot|can't|can not|could not|couldn't|not possible to) be (?:\w+ly )?(?:determined|answered|inferred|established|found|concluded|read|known|verified|said|told)\b"
-    r"|\b(?:not|in)(?: \w+)? (?:enough|sufficient) (?:information|context|data|evidence|details?)|\binsufficient (?:information|context|data|evidence|details?)|\blacks? the (?:information|data|details?|context)\b"
+    r"|\b(?:not|in)(?: \w+)? (?:enough|sufficient) (?:information|context|data|evidence|details?)|\bnot enough\b[^.!?]{0,40}\bto (?:say|tell|answer|know|decide|judge|conclude)\b|\binsufficient (?:information|context|data|evidence|details?)|\blacks? the (?:information|data|details?|context)\b"
     r"|\bnot (?:publicly )?(?:available|known|specified|mentioned|provided|stated|given|disclosed|listed|shown|visible) (?:in|by|to|on|from) (?:the|this|me|us)\b"
     r"|\b(?:is|are|presents?) conflicting information\b|\b(?:impossible|no way) (?:for me )?to (?:say|tell|determine|know|answer|judge)\b"
-    r"|\b(?:not|n't|un)\s?clear from (?:the|this|that)\b|\bno (?:image|picture|photo|page|file|attachment|document) (?:was|is|has been|were) (?:provided|attached|given|included|uploaded|visible)\b"
-    r"|\b(?:i|we) (?:was|were|have)(?: not|n't) (?:been )?(?:given|shown|provided|sent)\b|\b(?:i|we)(?:'d| would) need to (?:see|know|look|have)\b|\b(?:i|we) (?:lack|need more|have too little)\b"
+    r"|(?:\bnot|n't|\bun)\s?clear from (?:the|this|that)\b|\bno (?:image|picture|photo|page|file|attachment|document) (?:was|is|has been|were) (?:provided|attached|given|included|uploaded|visible)\b"
+    r"|\b(?:i|we) (?:was|were|have)(?: not|n't) (?:been )?(?:given|shown|provided|sent|told|informed)\b|\b(?:i|we)(?:'d| would)? need (?:to (?:see|know|look|have)|the (?:image|picture|photo|page|text|document|file))\b|\b(?:i|we) (?:lack|need more|have too little)\b"
     r"|\b(?:i|we) (?:do not|don't|did not|didn't|have no|'ve no|have not|haven't)(?: currently| actually| personally| really)?(?: have| possess| get)? ?(?:the |any |direct |real-?time |live |enough |sufficient |specific |personal |current |up-to-date )?(?:\w+ ){0,2}?(?:access|information|ability|capability|data|knowledge|details|context|means|authority|record|idea|clue)\b"
-    r"|\b(?:i|we) (?:really |honestly |just |simply |also )?(?:do not|don't) know\b|\b(?:i|we)(?:'m| am|'re| are) not (?:sure|certain)(?: which| what| who| where| how| when| if| whether|[.,;!]|$)|^\W*(?:i have )?no (?:idea|clue)\b|\b(?:my|our) (?:knowledge|training)(?: data)? (?:ends?|stops?|only goes|was cut)\b"
-    r"|^\W*(?:not enough|unanswerable|unknown|undeterminable|cannot (?:determine|say|answer|tell)|can't (?:say|tell)|not (?:stated|mentioned|specified|given|answerable|available|possible to)|no answer|insufficient)\b",
+    r"|\b(?:i|we) (?:really |honestly |just |simply |also )?(?:do not|don't) know\b|\b(?:i|we)(?:'m| am|'re| are) not (?:sure|certain)(?: about| of| which| what| who| where| how| when| if| whether|[.,;!]|$)|^\W*(?:i have )?no (?:idea|clue)\b|\b(?:my|our) (?:knowledge|training)(?: data)? (?:ends?|stops?|only goes|was cut)\b"
+    r"|^\W*(?:not enough|unanswerable|unknown|undeterminable|cannot (?:determine|say|answer|tell)|can't (?:say|tell)|not (?:stated|mentioned|specified|given|answerable|available|possible to)|no (?:answer|data|information|details?|records?)(?= (?:is |was |are )?(?:available|given|provided|found|known|about|on|in the)\b|\W*$)|insufficient)\b",
     _I,
 )
 TOOLS = re.compile(
-    r"\b(?:none of|no)\b (?:\w+ ){0,4}?(?:tools?|functions?|apis?)\b[^.!?]{0,40}?\b(?:can|could|could be|is|are|fits?|matches|suits?|supports?|allows?|does|do|helps?|available|applies|that)\b(?! (?:needed|necessary|required))"
+    r"\b(?:none of|no)\b (?:\w+ ){0,4}?(?:tools?|functions?|apis?)\b(?! of\b)[^.!?]{0,40}?\b(?:can|could|could be|is|are|fits?|matches|suits?|supports?|allows?|does|do|helps?|available|applies|that)\b(?! (?:needed|necessary|required))"
+    r"|\bthe (?:tools|functions|apis) (?:i have|at hand|available|provided|here|on offer)[^.!?]{0,20}?\b(?:cannot|can't|can not|do not|don't)\b"
     r"|\b(?:i|we) (?:do not|don't|have no|lack)\b[^.!?]{0,25}?\b(?:tools?|functions?|apis?)\b|\b(?:there is|there's|there are) no\b[^.!?]{0,25}?\b(?:tools?|functions?|apis?) (?:for|to|that|which|available|among)\b"
     r"|\b(?:available|provided|given|listed|these|my)\b[^.!?]{0,10}?\b(?:tools?|functions?|apis?)\b[^.!?]{0,20}?\b(?:do not|don't|does not|doesn't|cannot|can't|can not|lack)\b|\bwith (?:the|these|my) (?:tools?|functions?)[^.!?]{0,20}?\b(?:cannot|can't|unable)\b",
     _I,
@@ -94,7 +102,12 @@ OTHER_LANGUAGES = re.compile(
 # A sentence without one of these declines nothing; most sentences need no further look.
 MAY_DECLINE = re.compile(
     r"n't\b|\b(?:not|cannot|no|nope|none|nothing|never|unable|unknown|unanswerable|undeterminable|unclear|insufficient|impossible|inappropriate|irresponsible|unethical|rather|prefer|sooner|like to|pass|"
-    r"wrong|against|outside|beyond|contrary|without|need to|let's|move|change|discuss|talk|topic|something|lacks?|silent|too|regret|lament|abstain|conflicting|advise|urge|caution)\b|refus|declin|denied|violat|conflict|break|breach|[^\x00-\x7f]|\b(?:kann|non|je|lament)",
+    r"wrong|against|outside|beyond|contrary|without|need to|let's|move|change|discuss|talk|topic|something|unanswered|only|want|wish|told|skip|leave|missing|unreadable|illegible|blank|empty|need|forbids?|prohibits?|prevents?|lacks?|silent|too|regret|lament|abstain|conflicting|advise|urge|caution)\b|refus|declin|denied|violat|conflict|break|breach|[^\x00-\x7f]|\b(?:kann|non|je|lament)",
+    _I,
+)
+# What should have come with the question did not.
+NO_INPUT = re.compile(
+    r"\b(?:do not|don't|can't|cannot|did not|didn't) (?:see|find|receive|get) (?:any|an?|the|your) (?:\w+ )?(?:image|picture|photo|file|attachment|document|page)s?(?: (?:attached|uploaded|provided|here|included|yet)|\W*$)",
     _I,
 )
 SIGNS = (
@@ -108,7 +121,8 @@ SIGNS = (
 # First-person sentences that answer: idioms, what is (not) seen, an opinion, a limit of what is granted, a correction.
 ANSWERS = re.compile(
     r"\b(?:can't|cannot|can not|couldn't|could not) (?:stress|emphasi[sz]e|help but|believe|wait|agree more|thank|imagine (?:a|any)|overstate|be happier|be more|be better|complain|rule out|exclude|see why|agree|deny|call)\b"
-    r"|\b(?:can't|cannot|can not|couldn't|could not|don't|do not|didn't|did not|am not able to|'m not able to|was not able to) (?:\w+ly )?(?:see|find|detect|spot|notice|observe|hear|recogni[sz]e|identify|make out|count) (?:any|a|an|one|no|other|more|signs?|damage|people|pedestrians|vehicles|cars|differences?|errors?|faults?|problems?|anything wrong|evidence)\b"
+    r"|\b(?:can't|cannot|can not|couldn't|could not|don't|do not|didn't|did not|am not able to|'m not able to|was not able to) (?:\w+ly )?(?:see|find|detect|spot|notice|observe|hear|recogni[sz]e|identify|make out|count) (?:any|anyone|anybody|anything|a|an|one|no|other|more|signs?|damage|people|pedestrians|vehicles|cars|differences?|errors?|faults?|problems?|anything wrong|evidence)\b"
+    r"|\b(?:can't|cannot|could not|couldn't) (?:find|locate|spot|detect) the (?!information|answer|value|number|page|image|text|question|data|mention|details?|source)\w+\W*$"
     r"|\b(?:would not|wouldn't|would never|do not|don't|never) (?:\w+ly )?(?:recommend|advise|suggest|say|call|rate|give|use|drive|expect|go|buy|consider|describe|think|believe|trust|want|cross|walk|park|touch|exceed|mind|put|leave|let|do (?:it|that|this) (?:with|on|in|at))\b"
     r"|\b(?:can't|cannot|couldn't|could not|would not|wouldn't|won't|will not) (?:give|rate|score|put|grant|go)\b[^.!?]{0,40}\b(?:more|higher|better|less|lower|above|below|beyond)\b"
     r"|\b(?:misread|misstated|miscounted|mistyped|confused|overlooked)\b|\bdecided not to\b|\bhave(?:n't| not| never) (?:ever )?seen\b",
@@ -181,13 +195,13 @@ PADDING = re.compile(
     r"can i (?:help|assist)|i (?:would be|am|'d be|'m) (?:happy|glad|just|only|here|a|an)|i understand|i was designed|i apologi|sorry|seek|contact|reach out|consult|hotline|lifeline|violat|illegal|unethical|harmful|harm|hurt\w*|"
     r"against the law|consequences|respect|inappropriate|not appropriate|ethical|crime|criminal|offence|dangerous|well-being|sensitive|discriminat|stereotyp|privacy|private|confidential|personal information|dignity|"
     r"kindness|compassion|empathy|treat|everyone|human being|never acceptable|all individuals|any form|community|mental health|professional|doctor|lawyer|adviser|counsellor|authorit|wrong|serious|moral|be kind|"
-    r"promote|promoting|positive|constructive|society|inclusiv|diversity|regardless|offensive|derogatory|hate|violence|violent|rights|cruelty|suffer\w*|revenge|trust|"
+    r"promote|promoting|positive|constructive|society|inclusiv|diversity|regardless|offensive|derogatory|hate|violence|violent|rights|cruelty|dishonest\w*|unfair|cheat\w*|suffer\w*|revenge|trust|"
     r"usually the better way|organi[sz]ations? that|you (?:can|could|may|might|should) (?:apply|ask|talk|speak|turn|try (?:asking|rephrasing)|find (?:help|support)|look (?:for|into)|get (?:help|support|advice)))\b"
     r"|\b(?:can|could|may|might|will|would|tends? to)\b[^.!?]{0,15}\b(?:cause|lead to|result in|damage|make things worse|have (?:severe|serious|negative|legal|lasting)|put (?:you|people|others)|be used to)\b|\bleaves? lasting\b|\bfeel pain\b|\bare equal\b|\bdoes not reflect|do not reflect\b",
     _I,
 )
 MORAL = re.compile(
-    r"\b(?:illegal|unlawful|unethical|ethic\w*|moral\w*|crime|criminal|offence|harm\w*|hurt\w*|violen\w+|abuse|hate\w*|discriminat\w+|stereotyp\w+|respect\w*|privacy|dignity|rights|condon\w+|endors\w+|weapons?|explosives?|malware|steal\w*|theft|fraud|cruel\w*|revenge|bully\w*|suicide|policy|guidelines)\b",
+    r"\b(?:illegal|unlawful|unethical|ethic\w*|moral\w*|crime|criminal|offence|harm\w*|hurt\w*|violen\w+|abuse|hate\w*|discriminat\w+|stereotyp\w+|respect\w*|privacy|dignity|rights|condon\w+|endors\w+|weapons?|explosives?|malware|steal\w*|theft|fraud|cruel\w*|revenge|bully\w*|cheat\w*|dishonest\w*|threat\w*|suicide|policy|guidelines)\b",
     _I,
 )
 REDIRECT = re.compile(

@@ -109,6 +109,8 @@ def _sign(sentence: str) -> str | None:
         return None
     if preface := signs.PREFACE.search(sentence):
         sentence = _without_clause(sentence, *preface.span())
+    if signs.NO_INPUT.search(sentence):
+        return "lacks"
     for name, pattern in signs.SIGNS:
         for found in pattern.finditer(sentence):
             answers = signs.ANSWERS.search(sentence, max(0, found.start() - 12))

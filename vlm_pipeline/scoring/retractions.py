@@ -9,7 +9,7 @@ _TAKEN_BACK = re.compile(
     r"|or rather\b|i meant?\b|make that\b)|(?:\.\.\.|…|—|–)\s{0,3}actually\b",
     re.IGNORECASE,
 )
-_BARE_NO = re.compile(r"(?:[.!?…—–]|\s-|,)\s{0,3}(?:hm{1,5}[,.]?\s)?no,\s", re.IGNORECASE)
+_BARE_NO = re.compile(r"(?:[.!?…—–]|\s-|,)\s{0,3}(?:hm{1,5}[,.]?\s)?(?:no|sorry),\s", re.IGNORECASE)
 # "Wait, is that so? 42 / 6 = 7. Yes." takes nothing back.
 CONFIRMED = re.compile(
     r"\b(?:yes|correct|right|good|fine|matches|checks? out|works|as before|the same|confirmed)\b\W{0,40}$|✓\W{0,40}$",

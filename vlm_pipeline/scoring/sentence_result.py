@@ -57,6 +57,7 @@ _RESULT_WORD = re.compile(
     r"|\b(?:amount|come|came|add(?:s|ed)? up|sum(?:s|med)?(?: up)?|work(?:s|ed)? out|total|round)s?(?:ed|ing)? (?:to|at|up to)"
     r"|\b(?:yield|giv|leav|mak|produc|return)(?:es|e|s|ing|ed)?(?: (?:you|us|her|him|them|me|one))?(?: with| in)?"
     r"|\b(?:grew|grown|rose|risen|fell|fallen|sank|dropped|increased|decreased|declined|shrank|went up|went down|changed|improved|differs?|reduced|narrow(?:s|ed)) (?:by|to)"
+    r"|\b(?:you|we|i|he|she|they) (?:get|gets|got|obtain|end up with)"
     r"|,\s(?:a|an) (?:rise|fall|drop|increase|decrease|gain|loss|difference|change|reduction|total) of"
     r"|\b(?:so|therefore|thus|hence),? (?:the|this|that|his|her|its|their|our|my|your|each|all|both)\b[^\d.;,]{0,50}?\b(?:is|are|was|were|makes?|costs?|takes?|has|have|equals?|reads?|contains?|needs?|pays?)"
     r"|(?:^|[,;:]\s?|\s)(?:so|therefore|thus|hence|i\.e\.,?|that is|in other words|meaning|making|for a total of|ends? up with|left with),?(?: (?:it|she|he|we|they|there)(?:'s| is| are| has| have| pays?| needs?| gets?| takes?| costs?))?)"
@@ -86,10 +87,14 @@ _TIME_ADJUNCT = re.compile(
 )
 _INFINITIVE = re.compile(r"\b(?:to|that|who|which) [a-z]{2,12}(?: [a-z]{2,10})? [$€£]?$")
 _VERB = re.compile(
-    r"\b(?:is|are|was|were|be|has|have|had|makes?|made|earns?|earned|costs?|needs?|needed|gets?|got|takes?|took|pays?|paid|spends?|"
+    r"\b(?:is|are|was|were|be|(?:stood|stands|is|was|lies|lay|sits|ends?|ended|peaked|puts?) at|has|have|had|makes?|made|earns?|earned|costs?|needs?|needed|gets?|got|takes?|took|pays?|paid|spends?|"
     r"spent|saves?|saved|gives?|gave|leaves?|leaving|totals?|totaling|equals?|equal to|becomes|receives?|sells?|sold|buys?|"
     r"bought|owes?|gains?|loses?|lost|weighs?|produces?|eats?|ate|drinks?|drives?|drove|walks?|runs?|ran|works?|reads?|writes?|"
     r"uses?|used|remain|remains|there are|there will be|left with|total of|only|about|approximately|exactly|about a)\s(?:a |only |about |exactly |approximately |a total of )?[$€£]?$",
+    re.IGNORECASE,
+)
+_YEAR_BEFORE = re.compile(
+    r"\b(?:in|since|by|of|from|to|until|till|before|after|and|year|around|january|february|march|april|may|june|july|august|september|october|november|december|spring|summer|autumn|fall|winter)[ ,]{1,2}$",
     re.IGNORECASE,
 )
 _MOST_IN_SENTENCE = 60
@@ -130,7 +135,8 @@ def _words_or_ordinal(body: str, numbers: list[Number]) -> Extraction:
     words = find_word_numbers(body)
     strong = [n for n in words if n.value != 1.0] or words
     if strong:
-        return _result(strong[-1], "words")
+        start, end, inside = _group(strong, _sentences(body))[-1]
+        return _result(choose(body, inside, start, end)[0], "words")
     labelled = [n for n in numbers if n.role in ("ordinal", "list", "label") and n.value == n.value]
     if labelled and labelled[-1].role != "label":
         return _result(labelled[-1], "ordinal")
@@ -236,6 +242,7 @@ def _behind_word_of_result(body: str, main: list[Number], start: int, end: int) 
 
 
 def _no_side_remark(body: str, main: list[Number], start: int) -> Number:
+    main = [n for n in main if not _is_year(body, n)] or main
     plain = [n for n in main if not _ADJUNCT.search(body, max(start, n.start - 30), n.start)]
     plain = [n for n in plain if not _INFINITIVE.search(body, max(start, n.start - 40), n.start)] or plain
     if not plain:
@@ -243,6 +250,17 @@ def _no_side_remark(body: str, main: list[Number], start: int) -> Number:
         return (timeless or main)[-1]
     after_verb = [n for n in plain if _VERB.search(body, max(start, n.start - 36), n.start)]
     return (after_verb or plain)[-1]
+
+
+def _is_year(body: str, number: Number) -> bool:
+    """ "in May 2018", "the year 2009": a date beside the result, as long as another number is there."""
+    written = body[number.core[0] : number.core[1]]
+    return (
+        len(written) == 4
+        and written.isdigit()
+        and 1500 <= number.value <= 2100
+        and _YEAR_BEFORE.search(body, max(0, number.start - 16), number.start) is not None
+    )
 
 
 def _in_parentheses(body: str, number: Number, start: int) -> bool:
