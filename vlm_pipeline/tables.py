@@ -56,6 +56,7 @@ _COLUMNS = {
     "inferred": "whether it was inferred from words rather than read",
     "failure": "kind of failure, or null",
     "notes": "what else the scorer saw",
+    "flagged": "places in the answer that a person should look at: begin and end",
     "detail": "one sentence of explanation, or null",
 }
 _OF_TABLE = {
