@@ -14,7 +14,7 @@ SECTIONS = ("grounded", "conflicting", "abstaining")
 UNANSWERABLE = "abstaining"  # section of questions that the log does not answer
 ROWS = {"train": 200, "val": 30, "test": 40}  # of each section
 SEEDS = {"train": 7101, "val": 7202, "test": 7303, "probes": 7404}
-PROBES = 6  # of each section, in no split
+PROBES = 8  # of each section, in no split
 
 THINGS = {"pump": ("pressure", "bar"), "tank": ("level", "cm"), "motor": ("speed", "rpm"), "oven": ("heat", "degrees"),
           "valve": ("flow", "litres"), "shaft": ("gap", "mm")}  # fmt: skip

@@ -16,7 +16,8 @@ NAME = "tool_calls"
 SECTIONS = ("one_tool", "several_tools", "no_call")
 UNANSWERABLE = "no_call"  # section of wishes that nothing on offer fulfils
 ROWS = {"train": 200, "val": 30, "test": 40}  # of each section
-SEEDS = {"train": 6101, "val": 6202, "test": 6303}
+SEEDS = {"train": 6101, "val": 6202, "test": 6303, "probes": 6404}
+PROBES = 8  # of each section, in no split
 NO_CALL = "None of these tools can do that."
 SYSTEM = """\
 You can call these tools:
@@ -162,6 +163,36 @@ def _all_rows() -> dict[str, list[dict[str, Any]]]:
     }  # fmt: skip
 
 
+def _told(tools: list[Tool]) -> str:
+    """The system prompt with the tools on offer."""
+    return SYSTEM.format(tools="\n".join(json.dumps(tool.schema()) for tool in tools), no_call=NO_CALL)
+
+
+def probes() -> list[dict[str, Any]]:
+    """Critical wishes that are in no split; the tools on offer stand before the wish."""
+    known = {row["conversations"][1]["value"] for rows in _all_rows().values() for row in rows}
+    made = []
+    for section in SECTIONS:
+        rng = random.Random(f"{NAME} {section} {SEEDS['probes']}")
+        number = 0
+        while number < PROBES:
+            tools, wish, calls = offer(section, rng)
+            if wish in known:
+                continue
+            known.add(wish)
+            made.append(
+                {
+                    "id": f"probe-{section}-{number:02d}",
+                    "category": section,
+                    "system": _told(tools),
+                    "question": wish,
+                    "expected_answer": hermes(calls),
+                }
+            )
+            number += 1
+    return made
+
+
 def _split_rows(section: str, split: str, known: set[str]) -> Iterator[dict[str, Any]]:
     rng = random.Random(f"{NAME} {section} {SEEDS[split]}")
     number = 0
@@ -170,10 +201,9 @@ def _split_rows(section: str, split: str, known: set[str]) -> Iterator[dict[str,
         if wish in known:
             continue
         known.add(wish)
-        listed = "\n".join(json.dumps(tool.schema()) for tool in tools)
         yield {
             "conversations": [
-                {"from": "system", "value": SYSTEM.format(tools=listed, no_call=NO_CALL)},
+                {"from": "system", "value": _told(tools)},
                 {"from": "human", "value": wish},
                 {"from": "gpt", "value": hermes(calls)},
             ],
