@@ -210,10 +210,16 @@ def write_table(target: Path | str, table: Any) -> None:
 
 def content_hash(value: Any, length: int = 16) -> str:
     """Hex SHA-256 prefix of the canonical JSON of `value` (dict order and file times do not matter)."""
-    canonical = json.dumps(
-        _finite(value), sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str
-    )
+    try:
+        canonical = _canonical(value)
+    except (ValueError, TypeError):  # NaN, or keys of several types
+        canonical = _canonical(_finite(value))
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+_canonical = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str, allow_nan=False
+).encode
 
 
 def file_hash(path: Path | str, length: int = 16) -> str:

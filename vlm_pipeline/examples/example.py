@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlm_pipeline import store
@@ -31,12 +32,16 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a row came from: file, 1-based line, detected or declared format, split the source itself names."""
+    """Where a row came from: file, 1-based line, detected or declared format, split the source itself names.
+
+    digest: of the line's text, in JSON lines; None elsewhere.
+    """
 
     file: str
     line: int
     format: str | None = None
     split: str | None = None
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,43 @@ class Example:
     group: str | None = None
     split: str | None = None
     _hash: str = field(default="", init=False, repr=False, compare=False)
+    _whole: Callable[[], Example] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def known(
+        cls,
+        name: str,
+        content_hash: str,
+        images: tuple[ImageRef, ...],
+        metadata: dict[str, Any],
+        source: Source,
+        whole: Callable[[], Example],
+    ) -> Example:
+        """A row that was read before, without its messages: `whole` reads them again for whoever needs them.
+
+        metadata: as the source has it; enough to find section, group and split.
+        """
+        row = cls(name, (), images, None, metadata, source)
+        object.__setattr__(row, "_hash", content_hash)
+        object.__setattr__(row, "_whole", whole)
+        return row
+
+    def whole(self) -> Example:
+        """The row with its messages, where it stands now."""
+        if self._whole is None:
+            return self
+        return self._whole().placed(section=self.section, group=self.group, split=self.split)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", tuple(self.messages))
         object.__setattr__(self, "images", tuple(self.images))
+
+    def placed(self, **place: str | None) -> Example:
+        """The same row with other `section`, `group` or `split`; its hash is kept (`replace` would take it anew)."""
+        moved = object.__new__(Example)
+        for name in Example.__slots__:
+            object.__setattr__(moved, name, place[name] if name in place else getattr(self, name))
+        return moved
 
     @property
     def content_hash(self) -> str:
@@ -121,11 +159,12 @@ def to_row(example: Example) -> dict[str, Any]:
         if example.tools is None
         else json.dumps(example.tools, ensure_ascii=False, allow_nan=False),
         "metadata": json.dumps(example.metadata, ensure_ascii=False, allow_nan=False),
-        "images": [asdict(image) for image in example.images],
+        "images": [{name: getattr(image, name) for name in ImageRef.__slots__} for image in example.images],
         "source_file": example.source.file,
         "source_line": example.source.line,
         "source_format": example.source.format,
         "source_split": example.source.split,
+        "source_digest": example.source.digest,
     }
 
 
@@ -137,7 +176,13 @@ def from_row(row: dict[str, Any]) -> Example:
         images=tuple(ImageRef(**image) for image in row["images"] or ()),
         tools=None if row["tools"] is None else json.loads(row["tools"]),
         metadata=json.loads(row["metadata"]),
-        source=Source(row["source_file"], row["source_line"], row["source_format"], row["source_split"]),
+        source=Source(
+            row["source_file"],
+            row["source_line"],
+            row["source_format"],
+            row["source_split"],
+            row["source_digest"],
+        ),
         section=row["section"],
         group=row["group"],
         split=row["split"],

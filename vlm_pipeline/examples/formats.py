@@ -35,6 +35,7 @@ class Format:
     turns: Callable[[dict[str, Any]], tuple[list[dict[str, Any]], dict[str, Any]]]
     own_keys: tuple[str, ...]
     markers: bool  # does the text `<image>` stand for a picture
+    own_metadata: bool = False  # does `turns` make metadata out of other keys
 
     def convert(self, row: dict[str, Any]) -> Draft:
         turns, own = self.turns(row)
@@ -44,7 +45,7 @@ class Format:
         taken = {*self.own_keys, *_COMMON}
         other = {key: value for key, value in row.items() if key not in taken and value is not None}
         metadata = plain({**other, **own, **(given or {})}, "metadata")
-        listed = _pictures(row)
+        listed = listed_pictures(row)
         if self.name == "sharegpt" and not listed and _asks_for_pictures(turns):
             raise BadRow("image_count", "the text has <image> markers, the row lists no picture")
         pictures = Pictures(listed)
@@ -71,7 +72,8 @@ def row_id(row: dict[str, Any]) -> str | None:
     return plain(str(value), "id")
 
 
-def _pictures(row: dict[str, Any]) -> list[Any]:
+def listed_pictures(row: dict[str, Any]) -> list[Any]:
+    """What the row lists as its pictures, beside those inside turns. Raises BadRow."""
     named = [key for key in _IMAGE_KEYS if row.get(key) is not None and row[key] != []]
     if len(named) > 1:
         raise BadRow("image_count", f"pictures are named twice, by {' and '.join(named)}; keep one")
@@ -206,6 +208,7 @@ FORMATS: dict[str, Format] = {
             _safety_turns,
             ("prompt", "score", "reasoning"),
             markers=False,
+            own_metadata=True,
         ),
         Format(
             "alpaca",

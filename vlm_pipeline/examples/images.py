@@ -123,7 +123,7 @@ class ImageReader:
         self._limits = limits
         self._known = KnownPictures() if known is None else known
         self._seen: OrderedDict[FileKey, ImageRef | BadRow] = OrderedDict()
-        self._resolved: dict[str, Path] = {}
+        self._resolved: dict[str, Path | None] = {}  # None: outside the root
 
     def read(self, value: Any) -> ImageRef:
         """`value`: path, data URI, bytes, or {"bytes", "path"} / {"url"} as Hugging Face and OpenAI write it."""
@@ -173,12 +173,12 @@ class ImageReader:
             )
         try:
             path = self._resolve(self._root, value)
-            status = path.stat() if path.is_relative_to(self._root) else None
+            status = None if path is None else path.stat()
         except FileNotFoundError:
             raise BadRow("missing_image", f"image {value!r} does not exist in {self._root}") from None
         except (OSError, ValueError, RuntimeError) as error:
             raise BadRow("missing_image", f"image {value[:200]!r} cannot be opened: {error}") from None
-        if status is None:
+        if path is None or status is None:
             raise BadRow("outside_folder", f"image {value!r} leaves the image folder {self._root}")
         if not stat.S_ISREG(status.st_mode):
             raise BadRow("missing_image", f"image {value!r} is not a file")
@@ -192,13 +192,13 @@ class ImageReader:
             raise BadRow(found.kind, found.reason)
         return found
 
-    def _resolve(self, root: Path, value: str) -> Path:
-        path = self._resolved.get(value)
-        if path is None:
+    def _resolve(self, root: Path, value: str) -> Path | None:
+        if value not in self._resolved:
             if len(self._resolved) >= _CACHED_IMAGES:
                 self._resolved.clear()
-            path = self._resolved[value] = (root / value).resolve()
-        return path
+            path = (root / value).resolve()
+            self._resolved[value] = path if path.is_relative_to(root) else None
+        return self._resolved[value]
 
     def _inspect_once(self, path: Path, value: str, key: FileKey) -> ImageRef | BadRow:
         known = self._known.get(key)

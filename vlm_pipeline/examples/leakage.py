@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sqlite3
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vlm_pipeline.examples.example import Example
-from vlm_pipeline.examples.near_images import NearImages
+from vlm_pipeline.examples.facts import Facts, facts_of
+from vlm_pipeline.examples.near_images import Look, NearImages, look_of
 from vlm_pipeline.examples.near_texts import NearTexts
+from vlm_pipeline.examples.scratch import Scratch
 
 FAILURE = 31  # number in the catalogue of formatting failures
 _ROWS_SHOWN = 10
-_WAITING = 5_000  # rows handed to the database at once
 
+_SAME_GROUP = "the same group (metadata.group, or what splits.group_key names)"
 _REMEDY = {
     "group": "give all rows of the group the same split, or set splits.group_key to what they have in common",
-    "same_image": "set splits.group_key so that rows of one picture share a group, or remove one of the copies",
-    "same_text": "remove one of the copies, or give both rows the same metadata.group",
+    "same_image": f"give all rows of the picture {_SAME_GROUP}, or remove one of the copies",
+    "same_text": f"remove one of the copies, or give both rows {_SAME_GROUP}",
     "same_seed": "generate each split with a seed of its own",
-    "near_image": "remove one of the copies, or give both the same metadata value and name it in splits.group_key",
-    "near_text": "remove one of the copies, or give both rows the same metadata.group",
+    "near_image": f"remove one of the copies, or give the rows of both {_SAME_GROUP}",
+    "near_text": f"remove one of the copies, or give both rows {_SAME_GROUP}",
 }
 _REASON = {
     "group": "the group {key} is in {splits}",
@@ -69,7 +67,7 @@ def find_leakage(
     same with other answers is reported only: drawn pages all look alike to a perceptual hash. Texts are compared
     between rows without pictures. `near=False` leaves out everything that decodes pictures or compares texts.
     At most `limit` records of a kind, then one with the count of the rest. Streams over rows once; what is compared
-    exactly is sorted on disk, so memory does not grow with rows.
+    lies on disk, so memory grows with the number of pictures and not with rows.
     """
     search = LeakSearch(max_bits=max_bits, text_threshold=text_threshold, near=near, limit=limit)
     for row in rows:
@@ -78,7 +76,7 @@ def find_leakage(
 
 
 class LeakSearch:
-    """`find_leakage` for rows that come one by one; arguments as there."""
+    """`find_leakage` for rows that come one by one, as Examples or as facts; arguments as there."""
 
     def __init__(
         self, *, max_bits: int = 8, text_threshold: float = 0.9, near: bool = True, limit: int = 50
@@ -88,23 +86,29 @@ class LeakSearch:
         self._images, self._texts = NearImages(max_bits), NearTexts(text_threshold, limit)
 
     def add(self, row: Example) -> None:
+        if self._near:
+            self.know({one.sha256: look_of(one) for one in row.images if one.sha256 not in self._images})
+        self.add_facts(facts_of(row, self._near))
+
+    def know(self, looks: Mapping[str, Look]) -> None:
+        """How pictures look, before facts name them (only where near ones are searched)."""
+        self._images.know(looks)
+
+    def add_facts(self, row: Facts) -> None:
         if row.split is None or row.group is None:
             raise ValueError(f"row {row.id!r} has no split; run assign_splits first")
         if not row.group.startswith("id:"):  # an id is unique: such a group has one row
             self._shared.add("group", row.group, row)
-        seed = _generator_seed(row)
-        if seed is not None:
-            self._shared.add("same_seed", seed, row)
+        if row.seed is not None:
+            self._shared.add("same_seed", row.seed, row)
         for image in row.images:
-            self._shared.add("same_image", image.sha256, row)
-        question, answer = folded(row.question), folded(row.answer)
-        if row.images:
-            if self._near:
-                self._images.add(row, digest(question), digest(answer))
-        else:
-            self._shared.add("same_text", digest(f"{question}\x00{answer}").hex(), row)
-            if self._near:
-                self._texts.add(row, question, digest(answer))
+            self._shared.add("same_image", image, row)
+        if not row.images:
+            self._shared.add("same_text", (row.question + row.answer).hex(), row)
+        if self._near and row.images:
+            self._images.add(row.id, row.split, row.images, row.question, row.answer)
+        elif self._near and row.sketch is not None:
+            self._texts.add(row.id, row.split, row.answer, row.sketch)
 
     def find(self) -> list[Leak]:
         """All leaks among the rows added so far, blocking ones first."""
@@ -125,33 +129,24 @@ class LeakSearch:
 
 
 class _Shared:
-    """Which groups, pictures, seeds and texts stand in several splits: a temporary database sorts them on disk."""
+    """Which groups, pictures, seeds and texts stand in several splits."""
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("")  # a file of its own that goes away with the connection
-        self._database.executescript(
-            "PRAGMA cache_size=-16000; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"
-            + "".join(f"CREATE TABLE of_{kind} (key BLOB, split TEXT, row BLOB);" for kind in _REASON)
-        )
-        self._waiting: dict[str, list[tuple[bytes, str, bytes]]] = {kind: [] for kind in _REASON}
+        self._scratch = Scratch(**dict.fromkeys(_REASON, "key BLOB, split TEXT, row BLOB"))
 
-    def add(self, kind: str, key: str, row: Example) -> None:
-        waiting = self._waiting[kind]
-        waiting.append((_bytes(key), str(row.split), _bytes(row.id)))
-        if len(waiting) >= _WAITING:
-            self._flush(kind)
+    def add(self, kind: str, key: str, row: Facts) -> None:
+        self._scratch.add(kind, (_bytes(key), row.split, _bytes(row.id)))
 
     def straddling(self, kind: str, reason: str, limit: int) -> list[Leak]:
         """Leaks of one kind in the order of their first rows, the first `limit` with the rows on each side."""
-        self._flush(kind)
-        keys = self._database.execute(
-            f"SELECT key FROM of_{kind} GROUP BY key HAVING COUNT(DISTINCT split) > 1 ORDER BY MIN(rowid)"
+        keys = self._scratch.ask(
+            f'SELECT key FROM "{kind}" GROUP BY key HAVING COUNT(DISTINCT split) > 1 ORDER BY MIN(rowid)'
         )
         sides: dict[bytes, dict[str, list[str]]] = {key: {} for (key,) in keys.fetchmany(limit)}
         more = sum(1 for _ in keys)
         marks = ",".join("?" * len(sides))
-        for key, split, row in self._database.execute(
-            f"SELECT key, split, row FROM of_{kind} WHERE key IN ({marks}) ORDER BY rowid", list(sides)
+        for key, split, row in self._scratch.ask(
+            f'SELECT key, split, row FROM "{kind}" WHERE key IN ({marks}) ORDER BY rowid', list(sides)
         ):
             rows = sides[key].setdefault(split, [])
             if len(rows) < 3:
@@ -166,10 +161,6 @@ class _Shared:
             leaks.append(Leak(kind, True, (), (), f"and {more} more of this kind", _REMEDY[kind], more))
         return leaks
 
-    def _flush(self, kind: str) -> None:
-        self._database.executemany(f"INSERT INTO of_{kind} VALUES (?, ?, ?)", self._waiting[kind])
-        self._waiting[kind].clear()
-
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
@@ -177,22 +168,3 @@ def _bytes(text: str) -> bytes:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
-
-
-def folded(text: str) -> str:
-    """Text without differences that do not make a new question: case, width, runs of blanks."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def _generator_seed(row: Example) -> str | None:
-    """Only where the source came split: one seed for rows that are split afterwards is as it should be."""
-    if row.source.split is None and not row.metadata.get("split"):
-        return None
-    seed = row.metadata.get("generator_seed", row.metadata.get("seed"))
-    if seed is None:
-        return None
-    return json.dumps([row.metadata.get("generator"), seed], sort_keys=True).replace("[null, ", "[")

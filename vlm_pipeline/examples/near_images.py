@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vlm_pipeline.examples.example import Example, ImageRef
+from vlm_pipeline.examples.example import ImageRef
+from vlm_pipeline.examples.upright import turned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +35,24 @@ class Near:
     count: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a picture looks: 64-bit perceptual hash (imagehash.phash) and a grey 32 x 32 thumbnail."""
+
+    bits: int
+    thumbnail: bytes
+
+
 @dataclass(slots=True)
 class _Picture:
     row: str
-    bits: int
-    thumbnail: bytes
+    look: Look
     splits: set[str] = field(default_factory=set)
     answers: dict[bytes, bytes] = field(default_factory=dict)  # question -> answer, as digests
+
+    @property
+    def split(self) -> str:
+        return next(iter(self.splits))
 
 
 class NearImages:
@@ -47,14 +60,23 @@ class NearImages:
 
     def __init__(self, max_bits: int) -> None:
         self._max_bits = max_bits
+        self._looks: dict[str, Look] = {}
         self._pictures: dict[str, _Picture] = {}
 
-    def add(self, row: Example, question: bytes, answer: bytes) -> None:
-        for image in row.images:
-            picture = self._pictures.get(image.sha256)
+    def __contains__(self, sha256: str) -> bool:
+        """Is it known how this picture looks?"""
+        return sha256 in self._looks
+
+    def know(self, looks: Mapping[str, Look]) -> None:
+        self._looks.update(looks)
+
+    def add(self, row: str, split: str, images: Iterable[str], question: bytes, answer: bytes) -> None:
+        """images: hashes of pictures that are known."""
+        for image in images:
+            picture = self._pictures.get(image)
             if picture is None:
-                picture = self._pictures[image.sha256] = _Picture(row.id, *fingerprint(image))
-            picture.splits.add(str(row.split))
+                picture = self._pictures[image] = _Picture(row, self._looks[image])
+            picture.splits.add(split)
             picture.answers[question] = answer
 
     def find(self, limit: int) -> list[Near]:
@@ -69,18 +91,18 @@ class NearImages:
 
     def _same_answers(self, pictures: list[_Picture]) -> list[tuple[_Picture, _Picture, int]]:
         """Pairs across splits that look alike and answer alike. Only pictures that share an answer are compared."""
-        sharing: dict[tuple[bytes, bytes], list[_Picture]] = defaultdict(list)
+        sharing: dict[bytes, list[_Picture]] = defaultdict(list)
         for picture in pictures:
-            for pair in picture.answers.items():
-                sharing[pair].append(picture)
+            for answer in set(picture.answers.values()):
+                sharing[answer].append(picture)
         found: dict[tuple[int, int], tuple[_Picture, _Picture, int]] = {}
         for bucket in sharing.values():
             for one, other, bits in _neighbours(bucket, self._max_bits, _NEIGHBOURS):
                 key = (min(id(one), id(other)), max(id(one), id(other)))
                 if (
                     key not in found
-                    and _answers_agree(one, other)
-                    and _look_alike(one.thumbnail, other.thumbnail)
+                    and _answers_agree(one.answers, other.answers)
+                    and _look_alike(one.look.thumbnail, other.look.thumbnail)
                 ):
                     found[key] = (one, other, bits)
         return list(found.values())
@@ -99,9 +121,9 @@ class NearImages:
         by_split: dict[str, int] = defaultdict(int)
         cases: dict[str, list[tuple[_Picture, _Picture, int]]] = defaultdict(list)
         for picture in pictures:
-            by_split[next(iter(picture.splits))] += 1
+            by_split[picture.split] += 1
         for one, other, bits in _neighbours(pictures, self._max_bits, 1):
-            cases[next(iter(one.splits))].append((one, other, bits))
+            cases[one.split].append((one, other, bits))
         for split, near in sorted(cases.items()):
             one, other, bits = min(near, key=lambda case: case[2])
             reason = (
@@ -113,16 +135,17 @@ class NearImages:
         return found
 
 
-def fingerprint(image: ImageRef) -> tuple[int, bytes]:
-    """64-bit perceptual hash (imagehash.phash) and a grey 32 x 32 thumbnail of a picture that was checked before."""
+def look_of(image: ImageRef) -> Look:
+    """Decode a picture that was checked before, as people see it."""
     import imagehash
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with Image.open(io.BytesIO(image.data) if image.data is not None else image.path) as opened:  # type: ignore[arg-type]
         opened.draft("L", (256, 256))
-        grey = ImageOps.exif_transpose(opened).convert("L")
+        grey = turned(opened).convert("L")
+    grey = grey.reduce(max(1, min(grey.size) // 256))  # fast and smooth; the hash looks at 32 x 32 pixels
     bits = int(str(imagehash.phash(grey)), 16)
-    return bits, grey.resize((_SIDE, _SIDE), Image.Resampling.BOX).tobytes()
+    return Look(bits, grey.resize((_SIDE, _SIDE), Image.Resampling.BOX).tobytes())
 
 
 def _neighbours(pictures: list[_Picture], max_bits: int, most: int) -> list[tuple[_Picture, _Picture, int]]:
@@ -134,12 +157,12 @@ def _neighbours(pictures: list[_Picture], max_bits: int, most: int) -> list[tupl
 
     sizes: dict[str, int] = defaultdict(int)
     for picture in pictures:
-        sizes[next(iter(picture.splits))] += 1
+        sizes[picture.split] += 1
     if len(sizes) < 2:
         return []
     order = sorted(sizes, key=lambda split: (sizes[split], split))
-    rank = np.array([order.index(next(iter(picture.splits))) for picture in pictures])
-    bits = np.array([picture.bits for picture in pictures], dtype=np.uint64)
+    rank = np.array([order.index(picture.split) for picture in pictures])
+    bits = np.array([picture.look.bits for picture in pictures], dtype=np.uint64)
     found = []
     for position in range(
         len(order) - 1
@@ -168,11 +191,15 @@ def _nearest(distance: np.ndarray[Any, Any], max_bits: int, most: int) -> list[t
     return cells
 
 
-def _answers_agree(one: _Picture, other: _Picture) -> bool:
-    """Every question asked of both has one answer, and these are at least half of the shorter list of questions."""
-    shared = one.answers.keys() & other.answers.keys()
-    enough = 2 * len(shared) >= min(len(one.answers), len(other.answers))
-    return enough and all(one.answers[question] == other.answers[question] for question in shared)
+def _answers_agree(one: Mapping[bytes, bytes], other: Mapping[bytes, bytes]) -> bool:
+    """No question is answered in two ways, and the pictures share at least half of the answers of the one with fewer.
+
+    Answers count however the questions are worded: a copy that is asked about in other words is a copy.
+    """
+    if any(one[question] != other[question] for question in one.keys() & other.keys()):
+        return False
+    shared = (Counter(one.values()) & Counter(other.values())).total()
+    return 2 * shared >= min(len(one), len(other))
 
 
 def _look_alike(one: bytes, other: bytes) -> bool:

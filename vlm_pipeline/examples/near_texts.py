@@ -1,14 +1,19 @@
-"""Questions that are nearly the same on two sides of a split: MinHash LSH finds candidates, Jaccard decides."""
+"""Questions that are nearly the same on two sides of a split: MinHash bands find candidates, Jaccard decides.
+
+The sketches lie in a temporary database that sorts the bands on disk: a million questions take no memory.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.near_images import Near
+from vlm_pipeline.examples.scratch import Scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,113 +21,139 @@ if TYPE_CHECKING:
 _GRAM = 5  # characters; words would not do for languages without blanks
 _SKETCH = 1024  # smallest gram hashes kept of a text: all of them up to about a page, a fair sample beyond
 _PERMUTATIONS = 64
-_CANDIDATES = 50  # verified per row
-_BUDGET = 200  # candidates per row on average, so that rows made from one template keep the time linear
-_KEPT = 200_000  # texts held for the search, about 2 KB each
+_BANDS = 16  # of 4 hashes: what is kept, so that any threshold can be searched
+_MEMBERS = 20  # rows of each split that are compared in one bucket
+_BUDGET = 4  # comparisons per row on average, so that rows made from one template keep the time linear
+_LEAST = 10_000  # comparisons that are always made
 _CUT = (
-    "most questions are nearly the same as most others (made from one template?), so the search for near-identical "
-    "questions was cut short; identical ones were all compared"
+    "so many questions are nearly the same (made from one template?) that not all of them were compared; "
+    "identical ones were all found"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
-    row: str
-    split: str
-    answer: bytes
-    grams: np.ndarray[Any, Any]  # sorted uint32
-    signature: Any  # datasketch.MinHash
+class Sketch:
+    """grams: sorted uint32 hashes of the text's 5-grams, as bytes; bands: 16 uint64 keys, as bytes."""
+
+    grams: bytes
+    bands: bytes
+
+
+def sketch_of(text: str) -> Sketch:
+    grams = sketch(text)
+    return Sketch(grams.tobytes(), _bands(grams))
 
 
 class NearTexts:
-    """Collects a sketch of each question; `find` compares the splits, up to `limit` findings of each sort."""
+    """Takes the sketch of each question; `find` compares the splits, up to `limit` findings of each sort."""
 
     def __init__(self, threshold: float, limit: int) -> None:
-        self._threshold = threshold
-        self._limit = limit
-        self._texts: list[_Text] = []
-        self._left_out = 0
+        self._threshold, self._limit = threshold, limit
+        # At 8 bands of 8 hashes a pair of similarity 0.9 is a candidate with 0.99, at 16 x 4 one of 0.7.
+        self._paired = threshold >= 0.85
+        self._scratch = Scratch(
+            texts="number INTEGER PRIMARY KEY, row BLOB, split TEXT, answer BLOB, grams BLOB",
+            bands="key INTEGER, answer BLOB, split TEXT, number INTEGER",
+        )
+        self._count = 0
 
-    def add(self, row: Example, question: str, answer: bytes) -> None:
-        if len(self._texts) >= _KEPT:  # memory is bounded; identical texts are found all the same
-            self._left_out += 1
-            return
-        grams = sketch(question)
-        self._texts.append(_Text(row.id, str(row.split), answer, grams, _minhash(grams)))
+    def add(self, row: str, split: str, answer: bytes, sketch: Sketch) -> None:
+        import numpy as np
+
+        number, self._count = self._count, self._count + 1
+        self._scratch.add(
+            "texts", (number, row.encode("utf-8", "surrogatepass"), split, answer, sketch.grams)
+        )
+        keys = np.frombuffer(sketch.bands, dtype=np.int64)
+        if self._paired:
+            keys = keys[0::2] * 3 + keys[1::2]
+        for band, key in enumerate(keys.tolist()):
+            self._scratch.add("bands", ((key & ~15) | band, answer, split, number))
 
     def find(self) -> list[Near]:
-        """Blocking: pairs with one answer, searched among the rows of each answer. Reported: pairs with others."""
-        by_answer: dict[bytes, list[_Text]] = defaultdict(list)
-        for text in self._texts:
-            by_answer[text.answer].append(text)
-        blocking: list[Near] = []
-        for texts in by_answer.values():
-            blocking += self._pairs(texts, True, self._limit - len(blocking))
-        found = blocking + self._pairs(self._texts, False, self._limit)
-        if self._left_out:
-            reason = f"{self._left_out:,} rows after the first {_KEPT:,} were searched for identical questions only"
-            found.append(Near("near_text", False, (), (), reason, self._left_out))
-        return found
+        """Blocking: pairs with one answer. Reported: pairs with different answers."""
+        self._scratch.ask("CREATE INDEX IF NOT EXISTS by_key ON bands (key, answer, split, number)")
+        return [*self._pairs(True), *self._pairs(False)]
 
-    def _pairs(self, texts: list[_Text], same_answer: bool, limit: int) -> list[Near]:
-        """Rows with a near duplicate in another split, until `limit`: in data made from templates all are alike."""
-        if limit <= 0 or len({text.split for text in texts}) < 2:
-            return []
-        from datasketch import MinHashLSH
+    def _pairs(self, same_answer: bool) -> Iterator[Near]:
+        """Rows with a near duplicate in another split, until the limit or the budget is reached; then that is told."""
+        left = max(_LEAST, _BUDGET * self._count)
+        told: set[int] = set()
+        cut = False
+        for members, whole in self._buckets(same_answer):
+            cut |= not whole
+            left -= 1
+            for (one, split, answer), (other, split2, answer2) in combinations(members, 2):
+                if split == split2 or (answer == answer2) != same_answer or other in told:
+                    continue
+                if left <= 0 or len(told) >= self._limit:
+                    yield self._more(same_answer, len(told) >= self._limit)
+                    return
+                left -= 1
+                near = self._compare(one, other, same_answer)
+                if near is not None:
+                    told.add(other)
+                    yield near
+        if cut:
+            yield self._more(same_answer, False)
 
-        sizes: dict[str, int] = defaultdict(int)
-        for text in texts:
-            sizes[text.split] += 1
-        largest = max(sizes, key=lambda split: sizes[split])
-        # Bands and rows are given, since the library would integrate for seconds to find them: at 8 x 8 a pair of
-        # similarity 0.9 is found with 0.99, at 16 x 4 one of 0.7.
-        bands = (8, 8) if self._threshold >= 0.85 else (16, 4)
-        index = MinHashLSH(num_perm=_PERMUTATIONS, params=bands)
-        budget = _BUDGET * len(texts)
-        found: list[Near] = []
-        for number in sorted(range(len(texts)), key=lambda number: texts[number].split == largest):
-            text = texts[number]
-            candidates = index.query(text.signature)
-            budget -= len(candidates)
-            other = self._match(text, [texts[key] for key in candidates], same_answer)
-            if other is not None:
-                found.append(self._near(text, other, same_answer))
-                if len(found) >= limit:
-                    break
-            if budget < 0:
-                found.append(Near("near_text", False, (), (), _CUT, 1))
-                break
-            if text.split != largest:
-                index.insert(number, text.signature, check_duplication=False)
-        return found
+    def _more(self, same_answer: bool, limited: bool) -> Near:
+        if limited:
+            reason = f"the search ended after {self._limit} findings of this kind; there may be more"
+            return Near("near_text", same_answer, (), (), reason)
+        return Near("near_text", False, (), (), _CUT)
 
-    def _match(self, text: _Text, candidates: list[_Text], same_answer: bool) -> _Text | None:
-        across = [
-            other
-            for other in candidates
-            if other.split != text.split and (other.answer == text.answer) == same_answer
-        ]
-        return next(
-            (other for other in across[:_CANDIDATES] if jaccard(text.grams, other.grams) >= self._threshold),
-            None,
-        )
+    def _buckets(self, same_answer: bool) -> Iterator[tuple[list[tuple[int, str, bytes]], bool]]:
+        """Rows (number, split, answer) that share a band across splits, by number; and whether these are all of them."""
+        ask = self._scratch.ask
+        if same_answer:
+            keys = ask(
+                "SELECT key, answer FROM bands GROUP BY key, answer HAVING COUNT(DISTINCT split) > 1 ORDER BY MIN(number)"
+            )
+        else:
+            keys = ask(
+                "SELECT key FROM bands GROUP BY key HAVING COUNT(DISTINCT split) > 1 AND COUNT(DISTINCT answer) > 1 "
+                "ORDER BY MIN(number)"
+            )
+        where = "key = ? AND answer = ?" if same_answer else "key = ?"
+        for key in keys:
+            splits = ask(f"SELECT split, COUNT(*) FROM bands WHERE {where} GROUP BY split", key).fetchall()
+            members: list[tuple[int, str, bytes]] = []
+            for split, _ in splits:
+                members += ask(
+                    f"SELECT number, split, answer FROM bands WHERE {where} AND split = ? LIMIT {_MEMBERS}",
+                    (*key, split),
+                )
+            yield sorted(members), all(count <= _MEMBERS for _, count in splits)
 
-    def _near(self, text: _Text, other: _Text, same_answer: bool) -> Near:
-        similarity = jaccard(text.grams, other.grams)
-        splits = tuple(sorted((text.split, other.split)))
+    def _compare(self, one: int, other: int, same_answer: bool) -> Near | None:
+        (row, split, grams), (row2, split2, grams2) = self._text(one), self._text(other)
+        similarity = jaccard(grams, grams2)
+        if similarity < self._threshold:
+            return None
+        splits = tuple(sorted((split, split2)))
         answers = "the same answer" if same_answer else "different answers; not blocking by itself"
         reason = (
             f"nearly the same question (similarity {similarity:.2f}) is in {' and '.join(splits)}: "
-            f"rows {other.row}, {text.row}, with {answers}"
+            f"rows {row}, {row2}, with {answers}"
         )
-        return Near("near_text", same_answer, splits, (other.row, text.row), reason)
+        return Near("near_text", same_answer, splits, (row, row2), reason)
+
+    def _text(self, number: int) -> tuple[str, str, np.ndarray[Any, Any]]:
+        import numpy as np
+
+        found: sqlite3.Cursor = self._scratch.ask(
+            "SELECT row, split, grams FROM texts WHERE number = ?", (number,)
+        )
+        row, split, grams = found.fetchone()
+        return row.decode("utf-8", "surrogatepass"), split, np.frombuffer(grams, dtype=np.uint32)
 
 
 def sketch(text: str) -> np.ndarray[Any, Any]:
     """Sorted 32-bit hashes of the text's character 5-grams; the smallest 1,024 of them."""
     import numpy as np
 
-    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
     if len(codes) < _GRAM:
         codes = np.pad(codes, (0, _GRAM - len(codes)))
     hashes = np.zeros(len(codes) - _GRAM + 1, dtype=np.uint64)
@@ -144,13 +175,20 @@ def jaccard(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
     return float(np.isin(union, both, assume_unique=True).sum() / len(union))
 
 
-def _minhash(grams: np.ndarray[Any, Any]) -> Any:
+def _bands(grams: np.ndarray[Any, Any]) -> bytes:
+    """Keys of the bands of a MinHash signature: texts that share one may be alike."""
+    import numpy as np
     from datasketch import MinHash
 
     blank = _blank_minhash()
     signature = MinHash(_PERMUTATIONS, hashfunc=int, permutations=blank.permutations, scheme=blank.scheme)
     signature.update_batch(grams.tolist())
-    return signature
+    rows = signature.hashvalues.astype(np.uint64).reshape(_BANDS, -1)
+    keys = np.zeros(_BANDS, dtype=np.uint64)
+    for column in rows.T:
+        keys = (keys ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        keys ^= keys >> np.uint64(29)
+    return keys.tobytes()
 
 
 @cache

@@ -29,6 +29,7 @@ ROLES = {
     "function": "tool",
     "function_response": "tool",
 }
+_LEARNED_KEYS = ("weight", "loss")
 _PICTURE_KEYS = ("image", "image_url", "path", "url", "bytes", "data")
 
 
@@ -124,6 +125,7 @@ def messages_of(turns: list[dict[str, Any]], pictures: Pictures, markers: bool) 
             and before
             and before.get("tool_calls")
             and not before["content"]
+            and before.get("weight") == message.get("weight")
         ):
             before["tool_calls"] += message["tool_calls"]  # parallel calls are one assistant turn
             continue
@@ -153,17 +155,46 @@ def _message(turn: dict[str, Any], where: str, pictures: Pictures, markers: bool
     where = f"{where} ({role})"
     content = turn.get("content")
     if role == "function_call":
-        return {"role": "assistant", "content": "", "tool_calls": tool_calls_of(_json(content, where), where)}
+        called = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": tool_calls_of(_json(content, where), where),
+        }
+        return called if _learned(turn, where, "assistant") else {**called, "weight": 0}
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     message: dict[str, Any] = {"role": role, "content": _content(content, where, role, pictures, markers)}
     if calls:
         if role != "assistant":
             raise BadRow("malformed_turn", f"{where} has tool_calls; only an assistant calls tools")
         message["tool_calls"] = tool_calls_of(calls, where)
+    if not _learned(turn, where, role):
+        message["weight"] = 0
     for key, value in turn.items():
-        if value is not None and key not in ("role", "content", "tool_calls", "function_call"):
+        if value is not None and key not in (
+            "role",
+            "content",
+            "tool_calls",
+            "function_call",
+            *_LEARNED_KEYS,
+        ):
             message[key] = plain(value, f"{where}.{key}")
+    thoughts = message.get("reasoning_content")
+    if thoughts is not None and (role != "assistant" or not isinstance(thoughts, str)):
+        raise BadRow("malformed_turn", f"{where}: reasoning_content is the text of an assistant's thoughts")
     return message
+
+
+def _learned(turn: dict[str, Any], where: str, role: str) -> bool:
+    """False for an answer that its source takes out of learning: `weight: 0` (OpenAI), `loss: false` (ShareGPT)."""
+    marks = [(key, turn[key]) for key in _LEARNED_KEYS if turn.get(key) is not None]
+    for key, value in marks:
+        if value not in (0, 1):
+            raise BadRow(
+                "malformed_turn", f"{where}: {key} is {str(value)[:40]!r}, not 0 or 1, true or false"
+            )
+        if value and role != "assistant":
+            raise BadRow("malformed_turn", f"{where} has {key}; only an assistant's turn can be learned")
+    return role != "assistant" or all(value for _, value in marks)
 
 
 def _content(
@@ -241,11 +272,16 @@ def _check_turns(messages: list[dict[str, Any]]) -> None:
         raise BadRow("empty_answer", "the row has no turns")
     for number, message in enumerate(messages, start=1):
         content = message["content"]
-        empty = not content.strip() if isinstance(content, str) else not content
+        said = content if isinstance(content, str) else "".join(p.get("text", "") for p in content)
+        shown = not isinstance(content, str) and any(part["type"] == "image" for part in content)
+        empty = not said.strip() and not shown
         if empty and message["role"] == "assistant" and not message.get("tool_calls"):
             raise BadRow("empty_answer", f"turn {number} (assistant) is empty")
         if empty and message["role"] == "user":
             raise BadRow("empty_turn", f"turn {number} (user) is empty")
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if answers and all(message.get("weight") == 0 for message in answers):
+        raise BadRow("nothing_learned", "every answer has weight 0 (or loss: false): nothing is learned")
     if messages[-1]["role"] != "assistant":
         raise BadRow("empty_answer", f"there is no answer: the last turn is from {messages[-1]['role']}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ class RawSection:
     rows: int
     content_hash: str
     splits: dict[str, int]
+    kept: bool = False  # the file held these rows already
 
 
 class SectionDigest:
@@ -79,14 +80,19 @@ def raw_schema() -> Any:
             "source_line": pa.int64(),
             "source_format": pa.string(),
             "source_split": pa.string(),
+            "source_digest": pa.binary(),
         }
     )
 
 
-def write_raw(examples: Iterable[Example], folder: Path | str) -> dict[str, RawSection]:
+def write_raw(
+    examples: Iterable[Example], folder: Path | str, keep: Collection[str] = ()
+) -> dict[str, RawSection]:
     """Stream Examples into `<folder>/<safe_name(section)>.parquet`, each file whole or not at all; returns what was written.
 
-    Sections that get no row are not touched. Raises ValueError for an Example without a section.
+    keep: sections whose files may be kept where they hold the same rows already (same id, content, group, split and
+    place in the source, in the same order); as far as that goes, nothing is written anew. Sections that get no row are
+    not touched. Raises ValueError for an Example without a section.
     """
     folder = Path(folder)
     with ExitStack() as stack:
@@ -96,13 +102,12 @@ def write_raw(examples: Iterable[Example], folder: Path | str) -> dict[str, RawS
                 raise ValueError(f"row {example.id!r} has no section; run assign_sections first")
             writer = writers.get(example.section)
             if writer is None:
-                writer = stack.enter_context(
-                    _SectionWriter(example.section, folder / f"{store.safe_name(example.section)}.parquet")
-                )
+                path = folder / f"{store.safe_name(example.section)}.parquet"
+                writer = stack.enter_context(_SectionWriter(example.section, path, example.section in keep))
                 writers[example.section] = writer
             writer.add(example)
         for writer in writers.values():
-            writer.flush()
+            writer.finish()
     return {name: writer.summary() for name, writer in sorted(writers.items())}
 
 
@@ -136,11 +141,16 @@ def read_quarantine(path: Path | str) -> list[Quarantined]:
 
 
 class _SectionWriter:
-    """One open Parquet file and the rows not yet in it; the file appears under its name at a clean exit."""
+    """The rows of one section on their way into its file, which appears under its name at a clean exit.
 
-    def __init__(self, section: str, path: Path) -> None:
-        self._section = section
-        self._path = path
+    While they are those of the old file, nothing is written; the first other row copies what they had in common.
+    """
+
+    def __init__(self, section: str, path: Path, keep: bool) -> None:
+        self._section, self._path = section, path
+        self._old = _identities(path) if keep and path.is_file() else None
+        self._common = 0
+        self._writer: Any = None
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
         self._digest = SectionDigest()
@@ -148,30 +158,55 @@ class _SectionWriter:
         self._stack = ExitStack()
 
     def __enter__(self) -> _SectionWriter:
-        import pyarrow.parquet as pq
-
-        temporary = self._stack.enter_context(store.atomic_path(self._path))
-        self._writer = self._stack.enter_context(
-            pq.ParquetWriter(temporary, raw_schema(), compression="zstd")
-        )
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
         return self._stack.__exit__(*error)
 
     def add(self, example: Example) -> None:
-        row = to_row(example)
-        self._rows.append(row)
-        self._bytes += len(row["messages"]) + sum(len(image.data or b"") for image in example.images)
         self._digest.add(example)
         split = example.split or ""
         self._splits[split] = self._splits.get(split, 0) + 1
+        if self._old is not None:
+            if next(self._old, None) == _identity(example):
+                self._common += 1
+                return
+            self._begin()
+        row = to_row(example.whole())
+        self._rows.append(row)
+        self._bytes += len(row["messages"]) + sum(len(image.data or b"") for image in example.images)
         if len(self._rows) >= _BATCH_ROWS or self._bytes >= _BATCH_BYTES:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
+    def finish(self) -> None:
+        """Write what is left; the old file stays where it held these rows and no others."""
+        if self._old is not None and next(self._old, None) is None:
+            return
+        self._flush()
+
+    def _begin(self) -> None:
+        import pyarrow.parquet as pq
+
+        temporary = self._stack.enter_context(store.atomic_path(self._path))
+        self._writer = self._stack.enter_context(
+            pq.ParquetWriter(temporary, raw_schema(), compression="zstd")
+        )
+        self._old = None
+        if not self._common:
+            return
+        left = self._common
+        with pq.ParquetFile(self._path, pre_buffer=False) as old:
+            for batch in old.iter_batches(batch_size=_BATCH_ROWS):
+                self._writer.write_batch(batch.slice(0, left))
+                left -= len(batch)
+                if left <= 0:
+                    break
+
+    def _flush(self) -> None:
         import pyarrow as pa
 
+        if self._writer is None:
+            self._begin()
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=raw_schema()))
         self._rows, self._bytes = [], 0
@@ -183,4 +218,17 @@ class _SectionWriter:
             self._digest.rows,
             self._digest.value,
             dict(sorted(self._splits.items())),
+            self._writer is None,
         )
+
+
+def _identity(row: Example) -> tuple[Any, ...]:
+    """What makes two rows the same line of a file: content, and where it came from."""
+    paths = [image.path for image in row.images]
+    return (row.id, row.content_hash, row.group, row.split, row.source.file, row.source.line, paths)
+
+
+def _identities(path: Path) -> Iterator[tuple[Any, ...]]:
+    columns = ["id", "content_hash", "group", "split", "source_file", "source_line"]
+    for row in read_raw(path, [*columns, "images.list.element.path"]):
+        yield (*(row[name] for name in columns), [image["path"] for image in row["images"]])

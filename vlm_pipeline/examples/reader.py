@@ -6,7 +6,7 @@ import itertools
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,9 @@ from vlm_pipeline.examples.containers import (
     rows_of,
 )
 from vlm_pipeline.examples.example import Example, Source
-from vlm_pipeline.examples.formats import FORMATS, formats_of, row_id
+from vlm_pipeline.examples.formats import FORMATS, formats_of, listed_pictures, row_id
 from vlm_pipeline.examples.images import ImageLimits, ImageReader, KnownPictures
+from vlm_pipeline.examples.known import KnownRows, line_digest
 from vlm_pipeline.examples.quarantine import BadRow, Quarantined, clip
 from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.examples.splits import SPLIT_NAMES
@@ -67,20 +68,28 @@ def read_examples(
     *,
     limits: ImageLimits | None = None,
     known: KnownPictures | None = None,
+    known_rows: KnownRows | None = None,
 ) -> Iterator[Example]:
     """Yield the Examples of a JSONL, JSON or Parquet file, a folder of them, or a Hugging Face dataset (folder or id).
 
     images: folder that image paths are relative to; default the folder of the file. format: one of FORMATS; None
     detects it per file from the first rows (`detect_format` tells; each row's `source.format` records it).
     quarantine: list that receives a Quarantined record per unusable row; without one they are logged as warnings.
-    limits: picture sizes checked before decoding. known: pictures of an earlier read, not decoded again.
+    limits: picture sizes checked before decoding. known: pictures of an earlier read, not decoded again. known_rows:
+    rows of an earlier read; where their lines and pictures are the same, they come without messages until
+    `Example.whole` is asked.
     Raises FileNotFoundError or ValueError at once when `path` or `format` cannot be right; never for a row.
     """
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
     parts = _parts(path)
     reader = _Reader(
-        None if images is None else Path(images), format, quarantine, limits or ImageLimits(), known
+        None if images is None else Path(images),
+        format,
+        quarantine,
+        limits or ImageLimits(),
+        known,
+        known_rows,
     )
     return itertools.chain.from_iterable(map(reader.examples, parts))
 
@@ -114,12 +123,14 @@ class _Reader:
         quarantine: list[Any] | None,
         limits: ImageLimits,
         known: KnownPictures | None,
+        known_rows: KnownRows | None,
     ) -> None:
         self._images = images
         self._format = format
         self._quarantine = quarantine
         self._limits = limits
         self._known = known
+        self._known_rows = known_rows
         self._readers: dict[Path | None, ImageReader] = {}
         self._ids = SeenKeys()
 
@@ -149,6 +160,48 @@ class _Reader:
 
     def _example(self, raw: RawRow, part: _Part, format: str, images: ImageReader) -> Example:
         row = raw.row or {}
+        digest = line_digest(raw.raw) if part.container == "jsonl" else None
+        source = Source(part.name, raw.line, format, part.split, digest)
+
+        def whole() -> Example:
+            return self._convert(row, format, images, source)
+
+        example = self._recall(row, format, images, source, whole) or whole()
+        if not self._ids.add(example.id):
+            reason = (
+                f"the id {example.id!r} was used by an earlier row"
+                if row_id(row)
+                else "an earlier row without an id has the same content"
+            )
+            raise BadRow("duplicate_id", reason)
+        return example
+
+    def _recall(
+        self,
+        row: dict[str, Any],
+        format: str,
+        images: ImageReader,
+        source: Source,
+        whole: Callable[[], Example],
+    ) -> Example | None:
+        """The row as it is known from an earlier read; None where it has to be worked out."""
+        if self._known_rows is None or source.digest is None or FORMATS[format].own_metadata:
+            return None
+        pictures = [
+            value
+            for value in listed_pictures(row)
+            if isinstance(value, str) and not value.startswith("data:")
+        ]
+        refs = tuple(images.read(value) for value in pictures)
+        found = self._known_rows.get(source.digest, (ref.sha256 for ref in refs))
+        if found is None:
+            return None
+        given = row.get("metadata")
+        return Example.known(
+            *found, refs, {**row, **(given if isinstance(given, dict) else {})}, source, whole
+        )
+
+    def _convert(self, row: dict[str, Any], format: str, images: ImageReader, source: Source) -> Example:
         if self._format is None:
             looks = formats_of(row)
             if looks and looks != [format]:
@@ -156,18 +209,9 @@ class _Reader:
                 raise BadRow(kind, f"the row reads as {' and '.join(looks)} in a file of {format}")
         draft = FORMATS[format].convert(row)
         refs = tuple(images.read(picture) for picture in draft.pictures)
-        name = draft.row_id or ""
-        source = Source(part.name, raw.line, format, part.split)
-        example = Example(name, draft.messages, refs, draft.tools, draft.metadata, source)
-        if not name:  # stable: the same content gets the same id wherever it stands
+        example = Example(draft.row_id or "", draft.messages, refs, draft.tools, draft.metadata, source)
+        if not draft.row_id:  # stable: the same content gets the same id wherever it stands
             object.__setattr__(example, "id", f"row-{example.content_hash[:16]}")
-        if not self._ids.add(example.id):
-            reason = (
-                f"the id {example.id!r} was used by an earlier row"
-                if name
-                else "an earlier row without an id has the same content"
-            )
-            raise BadRow("duplicate_id", reason)
         return example
 
     def _set_aside(self, raw: RawRow, part: _Part, bad: BadRow) -> None:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from vlm_pipeline.examples.example import Example
+from vlm_pipeline.examples.facts import Facts
 
-_ANSWER_CUT = 120
 _ANSWERS_KEPT = 50_000
 
 
-def representation(rows: Iterable[Example], *, share: float = 0.3, bins: int = 10) -> dict[str, Any]:
+def representation(rows: Iterable[Facts], *, share: float = 0.3, bins: int = 10) -> dict[str, Any]:
     """Counts by split of sections, groups' largest, frequent answers, refusals and scores; JSON-ready.
 
     `flags` are sentences on what takes more than `share` of a split: one answer, refusals, one score bin, or a
     section with more than twice its even part. Scores are metadata.score, else a numeric metadata.answer; the
     histogram has `bins` equal bins over the scores of all splits. Streams; answers are kept up to 50,000 values.
     """
-    from vlm_pipeline.scoring.refusals import refusal_kind
-
     splits: dict[str, _Counts] = {}
     for row in rows:
-        splits.setdefault(row.split or "unsplit", _Counts()).add(row, refusal_kind(row.answer) != "none")
+        splits.setdefault(row.split or "unsplit", _Counts()).add(row)
     scores = [score for counts in splits.values() for score in counts.scores]
     edges = _edges(min(scores), max(scores), bins) if scores else []
     report = {name: counts.report(edges) for name, counts in sorted(splits.items())}
@@ -40,18 +36,16 @@ class _Counts:
         self.answers: Counter[str] = Counter()
         self.scores: Counter[float] = Counter()
 
-    def add(self, row: Example, refused: bool) -> None:
+    def add(self, row: Facts) -> None:
         self.rows += 1
-        self.refusals += refused
+        self.refusals += row.refused
         self.sections[row.section or "none"] += 1
         if row.group and not row.group.startswith("id:"):
             self.groups[row.group] += 1
-        answer = row.answer.strip()[:_ANSWER_CUT]
-        if answer in self.answers or len(self.answers) < _ANSWERS_KEPT:
-            self.answers[answer] += 1
-        score = _score(row)
-        if score is not None:
-            self.scores[score] += 1
+        if row.said in self.answers or len(self.answers) < _ANSWERS_KEPT:
+            self.answers[row.said] += 1
+        if row.score is not None:
+            self.scores[row.score] += 1
 
     def report(self, edges: list[float]) -> dict[str, Any]:
         histogram = [0] * max(0, len(edges) - 1)
@@ -66,17 +60,6 @@ class _Counts:
             "scored": sum(self.scores.values()),
             "score_histogram": histogram,
         }
-
-
-def _score(row: Example) -> float | None:
-    value = row.metadata.get("score", row.metadata.get("answer"))
-    if value is None or isinstance(value, bool | dict | list):
-        return None
-    try:
-        score = float(value)
-    except ValueError:
-        return None
-    return score if math.isfinite(score) else None
 
 
 def _edges(low: float, high: float, bins: int) -> list[float]:

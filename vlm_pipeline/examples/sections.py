@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from vlm_pipeline.examples.example import Example
@@ -40,7 +39,7 @@ def assign_sections(
                 f"section {str(own)[:80]!r} is not declared; the task declares {_list(names)}",
             )
         else:
-            yield replace(example, section=_of_group(example, own, group_key, first))
+            yield example.placed(section=_of_group(example, own, group_key, first))
             continue
         record = Quarantined(
             example.source.file, example.source.line, kind, reason, example.id, example.question

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from vlm_pipeline.examples.example import Example
@@ -25,17 +24,20 @@ _SCALE = float(1 << 64)
 def group_of(example: Example, key: str | None = None) -> str:
     """What must never straddle a split. With `key`: that metadata value (raises KeyError when the row has none).
 
-    Without: the picture bytes (all of them, in any order), else metadata.group, else the row id.
+    Without: metadata.group, else the picture bytes (all of them, in any order), else the row id. What a row says about
+    itself counts before what it shows: two pages of one document stay together.
     """
     if key is not None:
         value = example.metadata.get(key)
         if value is None or value == "":
             raise KeyError(f"row {example.id!r} has no metadata.{key}, which splits.group_key names")
         return f"{key}:{value}"
+    value = example.metadata.get("group")
+    if value is not None and value != "":
+        return f"group:{value}"
     if example.images:
         return "image:" + "+".join(sorted({image.sha256 for image in example.images}))
-    value = example.metadata.get("group")
-    return f"id:{example.id}" if value is None or value == "" else f"group:{value}"
+    return f"id:{example.id}"
 
 
 def assign_split(group: str, ratios: Mapping[str, float] | None = None, seed: int = 0) -> str:
@@ -99,4 +101,4 @@ def assign_splits(
             declared.setdefault(group, split)
         else:
             split = declared.get(group) or assign_split(group, settings.ratios, settings.seed)
-        yield replace(example, group=group, split=split)
+        yield example.placed(group=group, split=split)

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlm_pipeline.examples.example import Example, text_of
 from vlm_pipeline.examples.images import PICTURE_FILES, ImageLimits, KnownPictures
-from vlm_pipeline.examples.leakage import find_leakage
+from vlm_pipeline.examples.known import KnownRows
 from vlm_pipeline.examples.overlay import Overlay, overlay_version, read_overlay
 from vlm_pipeline.examples.quarantine import Quarantined
 from vlm_pipeline.examples.raw import (
@@ -26,11 +26,18 @@ from vlm_pipeline.examples.reader import detect_format, read_examples
 from vlm_pipeline.examples.sections import assign_sections
 from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.examples.splits import assign_splits
-from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, require
+from vlm_pipeline.manifest import (
+    Artifact,
+    code_version,
+    combined_version,
+    harm,
+    make_once,
+    read_manifest,
+    require,
+)
 from vlm_pipeline.progress import Progress
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, write_table
 from vlm_pipeline.task import TASK_FILE, Task
-from vlm_pipeline.verdict import Verdict, verdict_once
 
 SOURCE_QUARANTINE = "_source"
 _ROW_FILES = (".jsonl", ".json", ".parquet", ".arrow")
@@ -42,7 +49,6 @@ def make_raw(
 ) -> dict[str, Artifact]:
     """Read the source once and write the given sections; a section whose source did not change is left alone."""
     source = source_version(task, store)
-    settings = task.settings_hash("source", "sections", "splits", "max_examples")
 
     @cache
     def reading() -> dict[str, RawSection]:
@@ -54,12 +60,13 @@ def make_raw(
 
     made = {}
     for section in sections:
-        inputs = {"source": source, "settings": settings, "overlay": overlay_version(store, section)}
-        inputs["code"] = code_version("examples")
+        inputs = {"source": source, "overlay": overlay_version(store, section), **_reading(task)}
 
         def make(section: str = section) -> Artifact:
+            before = read_manifest(store, f"raw/{section}")
             found = reading()[section]
-            metadata = {**_describe(found), **detected()}
+            known = before["metadata"] if before and found.kept else None
+            metadata = {**(known or _describe(found)), **detected()}
             return Artifact(
                 found.content_hash, metadata, (found.path, quarantine_path(store, SOURCE_QUARANTINE))
             )
@@ -105,15 +112,20 @@ def _read_source(
     bad: list[Quarantined] = []
     log(f"reading {task.source_path or task.source.hub}")
     known = KnownPictures.read(store.path("pictures.parquet"))
-    rows = _merged(task, read_overlay(task, store, bad), bad, known)
+    intact = _intact(task, store)
+    known_rows = KnownRows(store.section("raw", section) for section in sorted(intact))
+    rows = _merged(task, read_overlay(task, store, bad), bad, known, known_rows)
     rows = Progress(log, quiet=True).over("rows read", rows, _expected_rows(task))
-    written = write_raw((row for row in rows if row.section in sections), store.path("raw"))
+    written = write_raw((row for row in rows if row.section in sections), store.path("raw"), intact)
     for section in set(sections) - set(written):
         written[section] = _write_empty(store, section)
     known.write(store.path("pictures.parquet"))
     write_quarantine(bad, quarantine_path(store, SOURCE_QUARANTINE))
     usable = sum(found.rows for found in written.values())
-    log(f"{usable} usable rows in {len(sections)} sections, {len(bad)} rows in quarantine")
+    log(
+        f"{usable} usable rows in {len(sections)} sections ({known_rows.reused} known from before), "
+        f"{len(bad)} rows in quarantine"
+    )
     return written
 
 
@@ -136,16 +148,35 @@ def _expected_rows(task: Task) -> int | None:
     return total or None
 
 
+def _intact(task: Task, store: TaskStore) -> set[str]:
+    """Sections whose raw file is as this code wrote it, with these settings."""
+    now = _reading(task)
+    found = set()
+    for section in task.sections.names:
+        made_with = (read_manifest(store, f"raw/{section}") or {"inputs": {}})["inputs"]
+        if {name: made_with.get(name) for name in now} == now and not harm(store, [f"raw/{section}"]):
+            found.add(section)
+    return found
+
+
+def _reading(task: Task) -> dict[str, str]:
+    """What decides how a source is read, beside the source."""
+    settings = task.settings_hash("source", "sections", "splits", "max_examples")
+    return {"settings": settings, "code": code_version("examples")}
+
+
 def _write_empty(store: TaskStore, section: str) -> RawSection:
     path = store.section("raw", section)
     write_table(path, raw_schema().empty_table())
     return RawSection(section, path, 0, SectionDigest().value, {})
 
 
-def _merged(task: Task, overlay: Overlay, bad: list[Quarantined], known: KnownPictures) -> Iterator[Example]:
+def _merged(
+    task: Task, overlay: Overlay, bad: list[Quarantined], known: KnownPictures, known_rows: KnownRows
+) -> Iterator[Example]:
     """Rows of the source with section, group and split, then those of the overlay in place of their namesakes.
 
-    Only train rows may be replaced, withdrawn or added to: an overlay row of a page that is held out is refused.
+    Rows that are known come without messages (see `Example.whole`). Only train rows may be replaced, withdrawn or added to: an overlay row of a page that is held out is refused.
     """
     limits = ImageLimits(task.source.max_image_bytes, task.source.max_image_pixels)
     source = read_examples(
@@ -155,6 +186,7 @@ def _merged(task: Task, overlay: Overlay, bad: list[Quarantined], known: KnownPi
         bad,
         limits=limits,
         known=known,
+        known_rows=known_rows,
     )
     keyed = assign_sections(
         _chain(source, overlay.rows),
@@ -171,6 +203,8 @@ def _merged(task: Task, overlay: Overlay, bad: list[Quarantined], known: KnownPi
             if row.split != "train" or row.group in held_out or row.id in held_out:
                 kind = "overlay_split"
                 reason = "a regenerated row of a held-out page or split; only train rows may be regenerated"
+            elif not row.answer.strip():
+                kind, reason = "empty_answer", "the answer is empty"
         else:
             seen[row.section, row.split] += 1
             if task.max_examples and seen[row.section, row.split] > task.max_examples:
@@ -180,8 +214,6 @@ def _merged(task: Task, overlay: Overlay, bad: list[Quarantined], known: KnownPi
                 held_out.update({row.id} & overlay.replaced)
             elif row.id in overlay.replaced:
                 continue
-        if not reason and not row.answer.strip():
-            kind, reason = "empty_answer", "the answer is empty"
         if reason:
             bad.append(Quarantined(row.source.file, row.source.line, kind, reason, row.id, row.question))
         else:
@@ -253,110 +285,7 @@ def quarantine_summary(task: Task, store: TaskStore) -> Artifact:
     return Artifact(content_hash(records), metadata, tuple(files), reason="counted")
 
 
-def usable_rows(task: Task, store: TaskStore) -> Verdict:
-    """Every section needs train, val and test rows; says which are missing, and why rows were set aside."""
-    versions = require(
-        store, [f"raw/{name}" for name in task.sections.names], "Materialize raw_examples of all sections."
-    )
-    counts = {
-        name: Counter(row["split"] for row in read_raw(store.section("raw", name), ["split"]))
-        for name in task.sections.names
-    }
-    records = quarantine_records(task, store)
-    reasons = Counter(record["kind"] for record in records).most_common(3)
-    aside = (
-        f"{len(records)} rows are in quarantine ({', '.join(f'{kind}: {n}' for kind, n in reasons)})"
-        if records
-        else "no row is in quarantine"
-    )
-    total = sum(sum(count.values()) for count in counts.values())
-    metadata = {
-        "rows": total,
-        "quarantined": len(records),
-        "rows_per_section": {"table": [{"section": name, **dict(count)} for name, count in counts.items()]},
-    }
-    if not total:
-        first = ""
-        if records:
-            one = records[0]
-            first = f" The first one, {Path(one['file']).name}, line {one['line']}: {one['reason']}"
-        return Verdict(False, f"{task.name} has no usable row: {aside}.{first}", metadata)
-    wanted = [split for split in ("train", "val", "test") if task.splits.ratios[split] > 0]
-    empty = [f"{name} ({split})" for name, count in counts.items() for split in wanted if not count[split]]
-    if empty:
-        return Verdict(
-            False,
-            f"no rows in {', '.join(empty)}; {aside}. Add rows, or take the section out of task.yaml.",
-            metadata,
-        )
-    return Verdict(True, f"{total} usable rows in {len(versions)} sections; {aside}.", metadata)
-
-
-def leakage_report(task: Task, store: TaskStore) -> Verdict:
-    """Groups, pictures and texts on two sides of a split (FORMAT_FAILURES 31)."""
-    return verdict_once(store, "leakage", {"rows": rows_version(task, store)}, lambda: _leakage(task, store))
-
-
-def _leakage(task: Task, store: TaskStore) -> Verdict:
-    rows = (row for name in task.sections.names for row in read_raw(store.section("raw", name)))
-    leaks = find_leakage(rows)
-    blocking = [leak for leak in leaks if leak.blocking]
-    shown = [
-        {"kind": leak.kind, "blocks": leak.blocking, "splits": ", ".join(leak.splits), "rows": ", ".join(leak.rows[:3]),
-         "reason": leak.reason, "remedy": leak.remedy}
-        for leak in leaks[:_SHOWN]
-    ]  # fmt: skip
-    metadata = {
-        "findings": sum(leak.count for leak in leaks),
-        "blocking": len(blocking),
-        "first_findings": {"table": shown},
-    }
-    if blocking:
-        first = blocking[0]
-        return Verdict(
-            False,
-            f"{len(blocking)} leaks across splits; rows {', '.join(first.rows[:3])}: {first.reason}; {first.remedy}",
-            metadata,
-        )
-    return Verdict(
-        True,
-        f"no group and no picture on two sides of a split; {metadata['findings']} near-duplicates reported",
-        metadata,
-    )
-
-
 def rows_version(task: Task, store: TaskStore) -> str:
     return combined_version(
         require(store, [f"raw/{name}" for name in task.sections.names], "Materialize raw_examples.")
     )
-
-
-def representation_report(task: Task, store: TaskStore) -> Verdict:
-    """What is over-represented: sections, answers, refusals, scores, by split. Never blocking: it may be meant so."""
-    return verdict_once(
-        store, "representation", {"rows": rows_version(task, store)}, lambda: _representation(task, store)
-    )
-
-
-def _representation(task: Task, store: TaskStore) -> Verdict:
-    from vlm_pipeline.examples.representation import representation
-
-    rows = (row for name in task.sections.names for row in read_raw(store.section("raw", name)))
-    found = representation(rows)
-    table = [
-        {
-            "split": split,
-            "rows": counts["rows"],
-            "refusals": counts["refusals"],
-            "sections": ", ".join(f"{name} {number}" for name, number in counts["sections"].items()),
-            "most frequent answers": ", ".join(
-                f"{answer[:40]!r} {number}" for answer, number in list(counts["top_answers"].items())[:3]
-            ),
-            "scores": " ".join(map(str, counts["score_histogram"])),
-        }
-        for split, counts in found["splits"].items()
-    ]
-    metadata = {"splits": {"table": table}, "score_bins": found["score_bins"], "flags": found["flags"]}
-    if found["flags"]:
-        return Verdict(False, f"over-represented: {'; '.join(found['flags'][:5])}", metadata)
-    return Verdict(True, "no answer, refusal, score or section dominates a split", metadata)

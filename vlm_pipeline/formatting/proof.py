@@ -5,7 +5,7 @@ The blocking asset checks stop a run; this stops a stage that somebody starts by
 
 from __future__ import annotations
 
-from vlm_pipeline.examples.stage import leakage_report
+from vlm_pipeline.examples.verdicts import leakage_report
 from vlm_pipeline.formatting.prepared import TRAINED, formatted_versions, splits_version
 from vlm_pipeline.formatting.verified import verification_report
 from vlm_pipeline.manifest import harm, read_manifest

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from vlm_pipeline.examples.stage import leakage_report, representation_report, usable_rows
+from vlm_pipeline.examples.verdicts import leakage_report, representation_report, usable_rows
 from vlm_pipeline.formatting.parity_stage import servers
 from vlm_pipeline.formatting.stage import parity_report, served_report, verification_report
 from vlm_pipeline.orchestration.assets.common import key

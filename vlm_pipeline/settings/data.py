@@ -24,6 +24,9 @@ class SourceSettings(Settings):
     )
     path: str = "raw"
     images: str | None = None  # folder that image paths are relative to; default: the task folder
+    images_url: str | None = Field(
+        None, pattern=r"^https?://\S+$"
+    )  # where the picture folder is published: hosted fine-tunes fetch pictures from there, not out of the file
     hub: str | None = Field(
         None, pattern=r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$"
     )  # owner/name, or owner/name@revision
@@ -55,7 +58,7 @@ class SplitSettings(Settings):
     val: float = Field(0.1, ge=0)
     test: float = Field(0.1, ge=0)
     final: float = Field(0.0, ge=0)
-    group_key: str | None = None  # metadata key; None: image bytes, else metadata.group, else the row id
+    group_key: str | None = None  # metadata key; None: metadata.group, else image bytes, else the row id
     seed: int = 0
 
     @model_validator(mode="after")
@@ -82,9 +85,6 @@ class PromptSettings(Settings):
     """What every compared model is told besides the row itself; the same for training and evaluation."""
 
     system: str | None = None  # None: the row's own system turn, if any
-    preamble: str | None = (
-        None  # put before the system turn, the row's own or `system`: context-engineered prompts
-    )
     instruction: str | None = None  # appended to the last user turn
     few_shot: list[Shot] = []
     supervise: Literal["all", "last"] = "all"  # which assistant turns carry labels

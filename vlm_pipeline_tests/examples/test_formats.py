@@ -227,7 +227,7 @@ def test_openai_tool_calls_keep_their_ids_and_arguments_are_parsed(tmp_path: Pat
     assert found[0]["role"] == "system"
     assert found[2]["tool_calls"] == [{**CALL, "id": "c1"}]
     assert found[3] == {"role": "tool", "content": '{"ok": true}', "tool_call_id": "c1"}
-    assert found[4]["weight"] == 1
+    assert "weight" not in found[4]  # 1 is what every answer has
     assert examples[0].tools == tools
 
 
@@ -373,3 +373,40 @@ def test_a_lone_file_called_train_is_not_a_split_source(tmp_path: Path) -> None:
     """Else every row would be train, and val and test empty."""
     write_jsonl(tmp_path / "train.jsonl", [chat("A?")])
     assert read(tmp_path)[0][0].source.split is None
+
+
+def answered(*answers: dict) -> dict:
+    """A row in which each answer follows a question."""
+    turns = [turn for answer in answers for turn in ({"role": "user", "content": "Q?"}, answer)]
+    return {"messages": turns}
+
+
+def test_answers_that_the_source_takes_out_of_learning_keep_weight_0(tmp_path: Path) -> None:
+    openai = answered(
+        {"role": "assistant", "content": "wrong", "weight": 0},
+        {"role": "assistant", "content": "right", "weight": 1},
+    )
+    sharegpt = {
+        "conversations": [
+            {"from": "human", "value": "Q?", "loss": False},
+            {"from": "gpt", "value": "wrong", "loss": False},
+            {"from": "human", "value": "R?"},
+            {"from": "gpt", "value": "right", "loss": True},
+        ]
+    }
+    for name, row in (("openai", openai), ("sharegpt", sharegpt)):
+        (found,), bad = read(write_jsonl(tmp_path / f"{name}.jsonl", [row]))
+        assert bad == []
+        assert [message.get("weight") for message in found.messages] == [None, 0, None, None]
+
+
+def test_a_row_that_teaches_nothing_or_asks_to_learn_a_question_is_set_aside(tmp_path: Path) -> None:
+    rows = [
+        answered({"role": "assistant", "content": "A", "weight": 0}),
+        answered({"role": "assistant", "content": "A", "weight": "half"}),
+        {"messages": [{"role": "user", "content": "Q?", "weight": 1}, {"role": "assistant", "content": "A"}]},
+        answered({"role": "assistant", "content": "A", "reasoning_content": 7}),
+    ]
+    examples, bad = read(write_jsonl(tmp_path / "rows.jsonl", rows))
+    assert examples == []
+    assert [record.kind for record in bad] == ["nothing_learned"] + ["malformed_turn"] * 3

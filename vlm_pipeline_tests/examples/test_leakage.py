@@ -18,6 +18,7 @@ from vlm_pipeline.examples import (
     leakage_blocks,
     representation,
 )
+from vlm_pipeline.examples.facts import facts_of
 from vlm_pipeline.examples.leakage import Leak
 from vlm_pipeline.examples.near_texts import jaccard, sketch
 from vlm_pipeline_tests.examples.rows import chat, example, png, read, save, write_jsonl
@@ -151,6 +152,16 @@ def test_a_copy_of_a_picture_that_is_not_byte_identical_blocks_with_the_same_ans
     assert kinds(find_leakage(train + asked("b", "test", copy, different))) == [("near_image", False)]
 
 
+def test_a_copy_of_a_picture_that_is_asked_about_in_other_words_blocks() -> None:
+    page = drawn_page(3)
+    copy = encoded(page, "JPEG", quality=60)
+    train = asked("a", "train", encoded(page), {"First cell?": "17", "Second cell?": "23"})
+    reworded = {"What does cell one say?": "17", "And the second?": "23", "Is there a third?": "yes"}
+    assert kinds(find_leakage(train + asked("b", "test", copy, reworded))) == [("near_image", True)]
+    others = {"What does cell five say?": "71", "And the sixth?": "32"}
+    assert kinds(find_leakage(train + asked("b", "test", copy, others))) == [("near_image", False)]
+
+
 def test_drawn_pages_that_look_alike_do_not_block_even_when_an_answer_agrees_by_chance() -> None:
     rows: list[Example] = []
     draw_of = random.Random(5)
@@ -217,8 +228,14 @@ def test_thousands_of_rows_from_one_template_are_searched_in_linear_time_and_the
     """Each of n rows is a candidate for each other: without a budget the search is quadratic."""
     rows = [text(f"r{n}", "test" if n % 2 else "train", f"{LONG} Number {n}?", "no") for n in range(1_500)]
     leaks = find_leakage(rows, limit=5)
-    assert kinds(leaks) == [("near_text", True)] * 5 + [("near_text", False)]
-    assert "cut short" in leaks[-1].reason
+    assert kinds(leaks) == [("near_text", True)] * 6
+    assert "ended after 5 findings" in leaks[-1].reason
+    others = [
+        text(f"r{n}", "test" if n % 2 else "train", f"{LONG[:60]} {n * 7919}{n * 104729}?", "no")
+        for n in range(1_500)
+    ]
+    (cut,) = find_leakage(others)
+    assert not cut.blocking and "not all of them were compared" in cut.reason
 
 
 def test_rows_without_a_split_are_an_error_of_the_caller() -> None:
@@ -255,7 +272,7 @@ def test_the_representation_report_counts_and_flags_what_dominates() -> None:
         text(f"b{n}", "train", f"R{n}?", str(n), section="two", metadata={"answer": n}) for n in range(20)
     ]
     rows += [text("c", "test", "S?", "9", section="two", metadata={"score": 9.5, "answer": "x"})]
-    report = representation(rows)
+    report = representation(map(facts_of, rows))
     train = report["splits"]["train"]
     assert train["rows"] == 60 and train["refusals"] == 40 and train["sections"] == {"one": 40, "two": 20}
     assert next(iter(train["top_answers"].values())) == 40

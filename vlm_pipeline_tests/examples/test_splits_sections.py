@@ -12,6 +12,7 @@ from vlm_pipeline.examples import (
     assign_sections,
     assign_split,
     assign_splits,
+    find_leakage,
     group_of,
     read_examples,
 )
@@ -79,11 +80,11 @@ def test_all_rows_of_a_picture_share_a_split_whatever_the_file_is_called(tmp_pat
     assert len({next(iter(found)) for found in splits.values()}) > 1
 
 
-def test_the_group_is_key_then_picture_then_metadata_then_id(tmp_path: Path) -> None:
+def test_the_group_is_key_then_metadata_then_picture_then_id(tmp_path: Path) -> None:
     save(tmp_path, "a.png")
     rows = [
-        {"image": "a.png", **chat(metadata={"group": "g", "page": 4})},
-        chat(metadata={"group": "g"}),
+        {"image": "a.png", **chat(metadata={"page": 4})},
+        {"image": "a.png", **chat(metadata={"group": "g"})},
         chat("Other?", id="x"),
     ]
     with_image, grouped, alone = read(write_jsonl(tmp_path / "rows.jsonl", rows))[0]
@@ -92,6 +93,27 @@ def test_the_group_is_key_then_picture_then_metadata_then_id(tmp_path: Path) -> 
     assert group_of(grouped) == "group:g" and group_of(alone) == "id:x"
     with pytest.raises(KeyError, match="page"):
         group_of(alone, "page")
+
+
+def test_two_pages_of_one_document_stay_together_and_a_picture_in_two_documents_is_a_leak(
+    tmp_path: Path,
+) -> None:
+    for number in range(40):
+        save(tmp_path, f"{number}.png", number)
+    rows = [
+        {"image": f"{n}.png", **chat(f"Page {n}?", id=f"r{n}", metadata={"group": f"doc-{n // 2}"})}
+        for n in range(40)
+    ]
+    found = list(assign_splits(read(write_jsonl(tmp_path / "rows.jsonl", rows))[0]))
+    assert len({row.split for row in found}) > 1
+    assert all(one.split == other.split for one, other in zip(found[::2], found[1::2], strict=True))
+    rows = [
+        {"image": "0.png", **chat(f"Cover of {n}?", id=f"r{n}", metadata={"group": f"doc-{n}"})}
+        for n in range(20)
+    ]
+    shared = list(assign_splits(read(write_jsonl(tmp_path / "rows.jsonl", rows))[0]))
+    (leak,) = find_leakage(shared)
+    assert (leak.kind, leak.blocking) == ("same_image", True) and "metadata.group" in leak.remedy
 
 
 def test_a_source_that_comes_split_keeps_its_split_and_its_groups_together() -> None:

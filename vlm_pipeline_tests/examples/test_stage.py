@@ -8,14 +8,8 @@ import pytest
 from PIL import Image
 
 from vlm_pipeline.examples.raw import read_raw
-from vlm_pipeline.examples.stage import (
-    leakage_report,
-    make_raw,
-    quarantine_records,
-    quarantine_summary,
-    source_version,
-    usable_rows,
-)
+from vlm_pipeline.examples.stage import make_raw, quarantine_records, quarantine_summary, source_version
+from vlm_pipeline.examples.verdicts import leakage_report, usable_rows
 from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import Task, load_task
 
@@ -129,6 +123,83 @@ def test_changing_one_section_changes_its_version_and_no_other(task: Task, tmp_p
     assert after["torque"].data_version != before["torque"].data_version
     assert after["fluids"].data_version == before["fluids"].data_version
     assert make(task, store)["torque"].reused
+
+
+def test_the_file_of_an_unchanged_section_is_not_written_again(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    make(task, store)
+    before = {name: store.section("raw", name).stat().st_ino for name in ("torque", "fluids")}
+    rows = [row("torque", number) for number in range(12)]
+    rows[7]["conversations"][1]["content"] = "another answer"
+    write_rows(task.root, "torque", rows)
+    make(task, store)
+    after = {name: store.section("raw", name).stat().st_ino for name in before}
+    assert after["fluids"] == before["fluids"] and after["torque"] != before["torque"]
+    answers = {example.id: example.answer for example in read_raw(store.section("raw", "torque"))}
+    assert answers["torque-7"] == "another answer" and answers["torque-6"] == "6 Nm" and len(answers) == 12
+    write_rows(task.root, "torque", rows[:5])  # the old file begins with the same rows and goes on
+    make(task, store)
+    assert ids(store, "torque") == [f"torque-{number}" for number in range(5)]
+
+
+def test_a_raw_file_that_somebody_touched_is_read_anew_from_the_source(task: Task, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    store = TaskStore("demo", tmp_path / "store")
+    make(task, store)
+    path = store.section("raw", "torque")
+    table = pq.read_table(path)
+    spoiled = pa.array([text.replace("Nm", "lb") for text in table["messages"].to_pylist()])
+    pq.write_table(table.set_column(table.schema.get_field_index("messages"), "messages", spoiled), path)
+    make(task, store)
+    assert all(example.answer.endswith("Nm") for example in read_raw(path))
+
+
+def test_a_line_that_moved_is_known_by_its_new_place(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    version = make(task, store)["torque"].data_version
+    write_rows(task.root, "torque", ["", *(row("torque", number) for number in range(12))])
+    assert make(task, store)["torque"].data_version == version
+    assert [example.source.line for example in read_raw(store.section("raw", "torque"))] == list(range(2, 14))
+
+
+def known(task: Task, store: TaskStore) -> int:
+    """Rows that a read takes from before."""
+    said: list[str] = []
+    make_raw(task, store, task.sections.names, said.append)
+    return next(int(text.split("(")[1].split()[0]) for text in said if "known from before" in text)
+
+
+def test_lines_that_did_not_change_are_not_worked_out_again(task: Task, tmp_path: Path) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    assert known(task, store) == 0
+    rows = [row("torque", number) for number in range(12)]
+    rows[7]["conversations"][1]["content"] = "another answer"
+    write_rows(task.root, "torque", ["{broken", *rows])
+    assert known(task, store) == 23  # the files hold 24 rows
+    anew = TaskStore("demo", tmp_path / "anew")
+    make(task, anew)
+    for section in ("torque", "fluids"):
+        assert [*read_raw(store.section("raw", section))] == [*read_raw(anew.section("raw", section))]
+    Image.new("RGB", (40, 30), (9, 9, 9)).save(task.root / "images" / "torque-1.png")
+    assert known(task, store) == 22  # two rows show it
+    other = task.model_copy(update={"source": task.source.model_copy(update={"format": "openai"})})
+    assert known(other, store) == 0  # read in another way
+
+
+def test_known_rows_follow_the_first_row_of_their_group_wherever_it_stands_now(
+    task: Task, tmp_path: Path
+) -> None:
+    store = TaskStore("demo", tmp_path / "store")
+    page = [row("torque", 0), row("torque", 6)]  # one picture
+    page[1]["metadata"] |= {"section": "fluids", "split": "train"}
+    write_rows(task.root, "torque", page)
+    make(task, store)
+    assert ids(store, "torque") == ["torque-0", "torque-6"]
+    write_rows(task.root, "torque", page[::-1])
+    assert known(task, store) == 14
+    assert ids(store, "torque") == [] and {"torque-0", "torque-6"} < set(ids(store, "fluids"))
 
 
 def test_a_file_written_again_with_the_same_content_changes_nothing(task: Task, tmp_path: Path) -> None:
