@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import ImageRef
-from vlm_pipeline.examples.upright import is_turned
+from vlm_pipeline.examples.upright import turned
 from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.formatting.table import read_formatted_rows
 from vlm_pipeline.settings.data import PromptSettings
@@ -144,11 +144,17 @@ def openai_line(
             if part["type"] == "image_url":
                 part["image_url"].setdefault("detail", "high")
     if with_images:
-        _use_urls(body["messages"], [image_url(path) for path in row["images"]])
+        # A picture that had to be converted is sent as it was converted, whatever lies at its address.
+        urls = [
+            image_url(path) if image.data is None else None
+            for path, image in zip(row["images"], images, strict=True)
+        ]
+        _use_urls(body["messages"], urls)
     answers = [i for i, message in enumerate(body["messages"]) if message["role"] == "assistant"]
     unsupervised = answers[:-1] if prompt.supervise == "last" else answers[: len(prompt.few_shot)]
-    for index in unsupervised:
-        body["messages"][index]["weight"] = 0
+    for index in answers:
+        if index in unsupervised or messages[index].get("weight") == 0:
+            body["messages"][index]["weight"] = 0
     for message in body["messages"]:
         if message["role"] == "assistant" and not message["content"] and message.get("tool_calls"):
             message["content"] = None
@@ -180,12 +186,12 @@ def _without_pictures(message: dict[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _acceptable(path: str, digest: str) -> ImageRef:
     """The picture as it is, or as RGB PNG where the API would not take it or might not turn it upright."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with Image.open(path) as image:
-        if image.format in _TAKEN and image.mode in _MODES and not is_turned(path):
+        upright = turned(image)
+        if image.format in _TAKEN and image.mode in _MODES and upright is image:
             return ImageRef(path, None, digest, *image.size, image.format)
-        upright = ImageOps.exif_transpose(image)
         plain = upright.convert("RGBA" if "A" in upright.mode or "transparency" in upright.info else "RGB")
     buffer = io.BytesIO()
     plain.save(buffer, "PNG")

@@ -19,13 +19,37 @@ class Limits:
     max_images: int = 10  # in one example
     max_image_bytes: int = 10 * 1024 * 1024
     max_file_bytes: int = 512 * 1024 * 1024
-    max_tokens: int = 65_536  # of one training example (gpt-4o-2024-08-06, gpt-4.1); longer ones are cut
     max_tools: int = 128
     modes: tuple[str, ...] = ("RGB", "RGBA")
+    vision_models: tuple[str, ...] = ("gpt-4o-2024-08-06",)  # those that are fine-tuned on pictures
 
 
 OPENAI = Limits()
-AZURE = Limits(name="Azure OpenAI", max_images=64)
+AZURE = Limits(
+    name="Azure OpenAI",
+    max_images=64,
+    vision_models=("gpt-4o-2024-08-06", "gpt-4.1-2025-04-14", "gpt-4o", "gpt-4.1"),
+)
+# Of one training example, by the beginning of the model's name; longer ones are cut.
+_MAX_TOKENS = {
+    "gpt-3.5-turbo-0613": 4_096,
+    "gpt-3.5": 16_385,
+    "gpt-4-0613": 8_192,
+    "babbage": 16_384,
+    "davinci": 16_384,
+}
+
+
+def max_tokens(model: str) -> int:
+    """Tokens of one training example; the longest beginning of the (fine-tuned) model's name decides."""
+    name = model.removeprefix("ft:")
+    known = [start for start in _MAX_TOKENS if name.startswith(start)]
+    return _MAX_TOKENS[max(known, key=len)] if known else 65_536
+
+
+def takes_pictures(model: str, limits: Limits) -> bool:
+    """Is this model, or the one that it was tuned from, fine-tuned on pictures?"""
+    return model.removeprefix("ft:").split(":", 1)[0] in limits.vision_models
 
 
 @dataclass(frozen=True)
@@ -85,7 +109,7 @@ def check_whole(report: JsonlReport, validation: bool) -> JsonlReport:
     if report.bytes > limits.max_file_bytes:
         add(
             "file_size",
-            f"{report.bytes:,} bytes, {limits.name} takes {limits.max_file_bytes:,}; use URLs or smaller pictures",
+            f"{report.bytes:,} bytes, {limits.name} takes {limits.max_file_bytes:,}; set source.images_url to send pictures by URL, or use smaller ones",
         )
     if report.examples < limits.min_examples and not validation:
         add("min_examples", f"{report.examples} examples, {limits.name} needs at least {limits.min_examples}")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.formatting.prepared import TRAINED, splits_version
 from vlm_pipeline.manifest import Artifact, code_version, make_once, read_manifest
 from vlm_pipeline.store import (
@@ -31,11 +31,15 @@ _KEPT_FINDINGS = 1_000
 
 
 def make_openai_jsonl(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
-    """`openai/{train,val}_{with_images,text_only}.jsonl`, checked offline; refused where the API would refuse them."""
+    """`openai/{train,val}_{with_images,text_only}.jsonl`, checked offline; what the API would refuse is in the findings.
+
+    Nothing is refused here: the files are there to look at. Submitting them is refused while a finding blocks.
+    """
     inputs = {
         "rows": splits_version(task, store, TRAINED),
         "settings": task.settings_hash("prompt", "image"),
         "model": hosted_model(task),
+        "images_url": task.source.images_url or "",
         "code": code_version("formatting"),
     }
 
@@ -85,7 +89,7 @@ class _Files:
         known = self._known()
         kept = {table: {name: part for name, (part, _) in found.items()} for table, found in known.items()}
         written = write_openai_jsonl(
-            self._sections, self._folder, self._task.prompt, kept=kept, content=self._write_keys
+            self._sections, self._folder, self._task.prompt, self._url, kept=kept, content=self._write_keys
         )
         checked = {
             name: {
@@ -97,11 +101,19 @@ class _Files:
         self._remember(written, checked)
         return {name: self._report(name, file, checked[name]) for name, file in written.items()}
 
+    def _url(self, path: str) -> str | None:
+        """Where a picture is published; None for one outside the picture folder, or where nothing is published."""
+        base, folder = self._task.source.images_url, self._task.images_path.resolve()
+        if base is None or not Path(path).is_relative_to(folder):
+            return None
+        return f"{base.rstrip('/')}/{quote(Path(path).relative_to(folder).as_posix())}"
+
     def version(self) -> str:
         """Hash of what the lines say and in which order; the files themselves may be hundreds of megabytes."""
         settings = self._task.settings_hash("prompt")
         keys = {file.name: file_hash(file) for file in sorted((self._folder / "keys").glob("*.bin"))}
-        return content_hash([settings, list(self._sections.values()), keys])
+        address = self._task.source.images_url or ""
+        return content_hash([settings, list(self._sections.values()), keys, *([address] if address else [])])
 
     def _known(self) -> dict[str, dict[str, tuple[Part, JsonlReport]]]:
         """Parts of the files as they lie there, of the sections that did not change since."""
@@ -211,26 +223,31 @@ class _Files:
         return self._folder / "keys" / f"{safe_name(self._sections[table])}-{name}.bin"
 
     def _duplicates(self, name: str, file: JsonlFile) -> list[JsonlFinding]:
+        """Lines that say what an earlier line says, or (in the validation file) a line of the training file."""
+        import numpy as np
+
         from vlm_pipeline.formatting.openai_report import JsonlFinding
         from vlm_pipeline.formatting.openai_validator import EARLIER, IN_TRAINING
 
         split, kind = name.split("_", 1)
-        seen, training = SeenKeys(), SeenKeys()
-        if split == "val":
-            for key in self._all_keys(f"train_{kind}", file):
-                training.add_hash(key)
-        found = []
-        for line, key in enumerate(self._all_keys(name, file), start=1):
-            other = EARLIER if not seen.add_hash(key) else IN_TRAINING if training.has_hash(key) else None
-            if other and len(found) < _KEPT_FINDINGS:
-                found.append(JsonlFinding("duplicate", other, line, blocking=False))
-        return found
+        keys = self._all_keys(name, file)
+        earlier = np.ones(len(keys), dtype=bool)
+        earlier[np.unique(keys, return_index=True)[1]] = False
+        trained = (
+            np.isin(keys, self._all_keys(f"train_{kind}", file)) if split == "val" else np.zeros_like(earlier)
+        )
+        lines = np.flatnonzero(earlier | trained)[:_KEPT_FINDINGS].tolist()
+        return [
+            JsonlFinding("duplicate", EARLIER if earlier[line] else IN_TRAINING, line + 1, blocking=False)
+            for line in lines
+        ]
 
     def _all_keys(self, name: str, file: JsonlFile) -> Any:
-        for table in file.parts:
-            keys = array("Q")
-            keys.frombytes(self._keys_path(table, name).read_bytes())
-            yield from keys
+        import numpy as np
+
+        return np.concatenate(
+            [np.fromfile(self._keys_path(table, name), dtype=np.uint64) for table in file.parts]
+        )
 
 
 def _counts(report: JsonlReport) -> dict[str, int]:

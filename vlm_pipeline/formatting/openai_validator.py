@@ -14,8 +14,9 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from vlm_pipeline.estimates import conversation_tokens
 from vlm_pipeline.examples.seen import SeenKeys
@@ -26,7 +27,10 @@ from vlm_pipeline.formatting.openai_report import (
     JsonlReport,
     Limits,
     check_whole,
+    max_tokens,
+    takes_pictures,
 )
+from vlm_pipeline.formatting.openai_tools import NAME, check_order, check_tools
 
 __all__ = ["AZURE", "OPENAI", "JsonlFinding", "JsonlReport", "Limits", "check_lines", "validate_jsonl"]
 
@@ -42,9 +46,9 @@ _MESSAGE_KEYS = {
     "tool_call_id",
     "refusal",
 }
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _URI = re.compile(r"data:(image/[a-z+.-]+);base64,(.*)", re.DOTALL)
 _MEDIA = {"image/jpeg": "JPEG", "image/jpg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
+_OTHER_PICTURES = {".gif", ".bmp", ".tif", ".tiff", ".svg", ".heic", ".avif", ".ico", ".pdf"}
 EARLIER = "the same example as an earlier line"
 IN_TRAINING = "the same example stands in the training file"
 
@@ -143,26 +147,32 @@ def _check_line(
     for place, message in enumerate(example["messages"], start=1):
         images += _check_message(message, f"message {place}", number, sizes, pictures, add)
     if all(isinstance(message, dict) for message in example["messages"]):
-        _check_order(example["messages"], number, add)
-        _check_tools(example, number, report.limits, add)
+        check_order(example["messages"], number, add)
+        check_tools(example, number, report.limits.max_tools, add)
         counted = (example["messages"], model, sizes, example.get("tools"))
         try:
-            tokens, at_most = (conversation_tokens(*counted, at_most=most) for most in (False, True))
+            tokens, at_most = (conversation_tokens(*counted, at_most=bound) for bound in (False, True))
         except (TypeError, KeyError, AttributeError):  # a malformed part, which has its own finding
             tokens = at_most = 0
-        report.tokens += min(tokens, report.limits.max_tokens)
-        report.tokens_at_most += min(at_most, report.limits.max_tokens)
+        most = max_tokens(model)
+        report.tokens += min(tokens, most)
+        report.tokens_at_most += min(at_most, most)
         report.longest = max(report.longest, tokens)
-        if tokens > report.limits.max_tokens:
+        if tokens > most:
             add(
-                "tokens",
-                f"about {tokens:,} tokens, more than {report.limits.max_tokens:,}: the end would be cut off",
-                number,
+                "tokens", f"about {tokens:,} tokens, {model} takes {most:,}: the end would be cut off", number
             )
     if images > report.limits.max_images:
         add(
             "max_images",
             f"{images} pictures, {report.limits.name} takes {report.limits.max_images} an example",
+            number,
+        )
+    if images and not takes_pictures(model, report.limits):
+        named = ", ".join(report.limits.vision_models)
+        add(
+            "model_images",
+            f"{model} is not fine-tuned on pictures; {report.limits.name} does it for {named}",
             number,
         )
     report.images += images
@@ -186,7 +196,7 @@ def _check_message(
             add("weight", f"{where} ({role}) has a weight; only assistant messages may", number)
         elif message["weight"] not in (0, 1) or isinstance(message["weight"], bool | float):
             add("weight", f"{where} has weight {message['weight']!r}; it is 0 or 1", number)
-    if "name" in message and not (isinstance(message["name"], str) and _NAME.fullmatch(message["name"])):
+    if "name" in message and not (isinstance(message["name"], str) and NAME.fullmatch(message["name"])):
         add("name", f"{where} has a name that is not 1-64 letters, digits, _ or -", number)
     if content is None or content == "" or content == []:
         if not (role == "assistant" and (message.get("tool_calls") or message.get("function_call"))):
@@ -201,7 +211,7 @@ def _check_message(
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
-            if not isinstance(part.get("text"), str):
+            if not isinstance(part.get("text"), str) or not part["text"]:
                 add("content", f"{where} has a text part without text", number)
         elif kind == "image_url":
             images += 1
@@ -224,6 +234,9 @@ def _check_image(
     url = value["url"]
     if url.startswith(("http://", "https://")):
         sizes.append((1024, 1024))  # not fetched; counted as a middling picture
+        ending = PurePosixPath(urlsplit(url).path).suffix.lower()
+        if ending in _OTHER_PICTURES:
+            add("image_format", f"{where}: {ending} is not JPEG, PNG or WEBP", number)
         return
     problem, size = pictures.check(url)
     for rule, message in problem:
@@ -282,58 +295,3 @@ class _Pictures:
             yield "image_format", f"the picture is {found}, its data URI says {media}"
         if mode not in self._limits.modes:
             yield "image_mode", f"the picture's colour mode is {mode}, not {' or '.join(self._limits.modes)}"
-
-
-def _check_order(messages: list[dict[str, Any]], number: int, add: Add) -> None:
-    if messages[-1].get("role") != "assistant":
-        add(
-            "last_message",
-            f"the last message is from {messages[-1].get('role')}, not from the assistant",
-            number,
-        )
-    answers = [message for message in messages if message.get("role") == "assistant"]
-    if not answers:
-        add("no_answer", "no assistant message: nothing to learn", number)
-    elif all(message.get("weight") == 0 for message in answers):
-        add("no_answer", "every assistant message has weight 0: nothing to learn", number)
-    open_calls: set[str] = set()
-    for message in messages:
-        for call in message.get("tool_calls") or ():
-            if isinstance(call, dict) and isinstance(call.get("id"), str):
-                open_calls.add(call["id"])
-        if message.get("role") == "tool" and message.get("tool_call_id") not in open_calls:
-            add(
-                "tool_call_id",
-                f"a tool result answers the unknown call {str(message.get('tool_call_id'))[:40]!r}",
-                number,
-            )
-
-
-def _check_tools(example: dict[str, Any], number: int, limits: Limits, add: Add) -> None:
-    tools = example.get("tools")
-    names: set[str] = set()
-    if tools is not None:
-        if not isinstance(tools, list):
-            add("tools", "tools is not a list", number)
-            tools = []
-        if len(tools) > limits.max_tools:
-            add("tools", f"{len(tools)} tools, at most {limits.max_tools}", number)
-        for tool in tools:
-            function = tool.get("function") if isinstance(tool, dict) else None
-            name = function.get("name") if isinstance(function, dict) else None
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                add("tools", f"a tool has the name {str(name)[:60]!r}; 1-64 letters, digits, _ or -", number)
-            else:
-                names.add(name)
-    for message in example["messages"]:
-        for call in message.get("tool_calls") or ():
-            function = call.get("function") if isinstance(call, dict) else None
-            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-                add("tool_calls", "a tool call has no function name", number)
-                continue
-            if tools is not None and names and function["name"] not in names:
-                add("tool_calls", f"the called tool {function['name'][:60]!r} is not among the tools", number)
-            try:
-                json.loads(function.get("arguments"))  # type: ignore[arg-type]
-            except (TypeError, ValueError):
-                add("tool_calls", f"arguments of {function['name'][:60]!r} are not a string of JSON", number)

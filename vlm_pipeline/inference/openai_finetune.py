@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from vlm_pipeline.estimates import hosted_fine_tune
-from vlm_pipeline.formatting.openai_validator import OPENAI, Limits, validate_jsonl
+from vlm_pipeline.formatting.openai_validator import AZURE, OPENAI, Limits, validate_jsonl
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
 from vlm_pipeline.inference.patience import MalformedAnswer, RequestFailed, create_once, patiently
 from vlm_pipeline.inference.predictors import NOT_RUN
@@ -139,9 +139,12 @@ def _submit(
     say: Callable[[str], None],
     env: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    files = {"training": inspect_file(train, settings.model)}
+    from openai import AzureOpenAI
+
+    limits = AZURE if isinstance(client, AzureOpenAI) else OPENAI
+    files = {"training": inspect_file(train, settings.model, limits=limits)}
     if val is not None and val.is_file() and val.stat().st_size:
-        files["validation"] = inspect_file(val, settings.model, validation=True)
+        files["validation"] = inspect_file(val, settings.model, validation=True, limits=limits)
     chosen = settings.model_dump(include={"model", "n_epochs", "batch_size", "learning_rate_multiplier"})
     hashes = {name: file.sha256 for name, file in files.items()}
     key = content_hash({"files": hashes, "settings": chosen, "place": str(client.base_url)}, length=32)

@@ -15,9 +15,11 @@ from vlm_pipeline.estimates import hosted_fine_tune, image_tokens
 from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.formatting import format_section, load_processor
 from vlm_pipeline.formatting.openai_jsonl import write_openai_jsonl
+from vlm_pipeline.formatting.openai_report import max_tokens
 from vlm_pipeline.formatting.openai_validator import AZURE, OPENAI, Limits, validate_jsonl
 from vlm_pipeline.settings.data import PromptSettings
 from vlm_pipeline_tests.formatting.worlds import asked, dialogue, picture, picture_model
+from vlm_pipeline_tests.formatting.worlds import example as row_of
 
 
 def uri(
@@ -90,6 +92,10 @@ BROKEN: dict[str, list[Any]] = {
     "name": edit(lambda e: e["messages"][0].update(name="a b")),
     "tools": edit(lambda e: e.update(tools=[{"type": "function", "function": {"name": "math.factorial"}}])),
     "tool_calls": edit(lambda e: e["messages"][1].update(tool_calls=[{"id": "c", "type": "function", "function": {"name": "f", "arguments": {}}}])),
+    "model_images": [example(0, uri()), *map(example, range(1, 12))],
+    "functions": edit(lambda e: e.update(functions=7)),
+    "function_call": edit(lambda e: e["messages"][1].update(function_call=7)),
+    "parallel_tool_calls": edit(lambda e: e.update(parallel_tool_calls="yes")),
     "tool_call_id": edit(lambda e: e["messages"].insert(1, {"role": "tool", "tool_call_id": "c9", "content": "1"})),
     "encoding": [b"\xef\xbb\xbf" + json.dumps(example()).encode(), *map(example, range(1, 12))],
 }  # fmt: skip
@@ -97,7 +103,61 @@ BROKEN: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("rule", sorted(BROKEN))
 def test_each_documented_limit_is_found(rule: str, tmp_path: Path) -> None:
-    assert rules(tmp_path, BROKEN[rule]) == {rule}
+    model = "gpt-3.5-turbo-0125" if rule == "model_images" else "gpt-4o-2024-08-06"
+    assert rules(tmp_path, BROKEN[rule], model=model) == {rule}
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+ASKED = {"role": "user", "content": "Torque?"}
+SAID = {"role": "assistant", "content": "31 Nm"}
+
+
+def calling(*calls: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": list(calls)}
+
+
+def without(value: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: inner for name, inner in value.items() if name != key}
+
+
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "31"}
+TURNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "call without id": ("tool_calls", {"messages": [ASKED, calling(without(CALL, "id"))], "tools": [TOOL]}),
+    "call without type": ("tool_calls", {"messages": [ASKED, calling(without(CALL, "type"))], "tools": [TOOL]}),
+    "unanswered call": ("tool_calls", {"messages": [ASKED, calling(CALL), ASKED, SAID], "tools": [TOOL]}),
+    "one of two answered": ("tool_calls", {"messages": [ASKED, calling(CALL, {**CALL, "id": "c2"}), RESULT, SAID], "tools": [TOOL]}),
+    "arguments are a list": ("tool_calls", {"messages": [ASKED, calling({**CALL, "function": {"name": "f", "arguments": "[1]"}})], "tools": [TOOL]}),
+    "tool of another type": ("tools", {"messages": [ASKED, SAID], "tools": [{**TOOL, "type": "retrieval"}]}),
+    "two tools of one name": ("tools", {"messages": [ASKED, SAID], "tools": [TOOL, TOOL]}),
+    "parameters are text": ("tools", {"messages": [ASKED, SAID], "tools": [{**TOOL, "function": {"name": "f", "parameters": "x"}}]}),
+    "empty text part": ("content", {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}, SAID]}),
+    "GIF by URL": ("image_format", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://e.x/a.gif?v=1"}}]}, SAID]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_turns_and_tools_that_the_api_refuses_are_found(name: str, tmp_path: Path) -> None:
+    rule, line = TURNS[name]
+    assert rules(tmp_path, [line, *map(example, range(1, 12))]) == {rule}
+
+
+def test_turns_that_the_api_takes_give_no_problem(tmp_path: Path) -> None:
+    lines = [
+        {"messages": [ASKED, calling(CALL)], "tools": [TOOL]},  # the call is what is learned
+        {"messages": [ASKED, calling(CALL), RESULT, SAID], "tools": [TOOL], "parallel_tool_calls": False},
+        {"messages": [ASKED, calling(CALL), RESULT, ASKED, SAID]},  # the model may learn tools by heart
+        {"messages": [{"role": "system", "content": "Greet."}, SAID]},
+    ]
+    report = validate_jsonl(write(tmp_path, [*lines, *map(example, range(1, 12))]))
+    assert report.blocking == []
+    assert [(f.rule, f.line) for f in report.findings] == [("no_tools", 3), ("no_user", 4)]
+
+
+def test_the_length_of_an_example_is_that_of_the_model(tmp_path: Path) -> None:
+    lines = edit(lambda e: e["messages"][0].update(content="word " * 25_000))
+    assert rules(tmp_path, lines) == set()
+    assert rules(tmp_path, lines, model="gpt-3.5-turbo-0125") == {"tokens"}
 
 
 def test_sizes_and_counts_beyond_the_limits_are_found(tmp_path: Path) -> None:
@@ -111,7 +171,8 @@ def test_sizes_and_counts_beyond_the_limits_are_found(tmp_path: Path) -> None:
 
 def test_a_long_example_is_counted_up_to_where_it_is_cut(tmp_path: Path) -> None:
     report = validate_jsonl(write(tmp_path, BROKEN["tokens"]))
-    assert report.longest > OPENAI.max_tokens > report.tokens - 12 * 1000 > OPENAI.max_tokens - 12 * 1000
+    most = max_tokens("gpt-4o-2024-08-06")
+    assert report.longest > most > report.tokens - 12 * 1000 > most - 12 * 1000
 
 
 def test_a_data_uri_may_not_lie_about_its_format(tmp_path: Path) -> None:
@@ -181,6 +242,21 @@ def test_written_files_pass_the_validator_and_say_what_training_says(
         tables, tmp_path / "urls", PromptSettings(), lambda path: f"https://e.x/{Path(path).name}"
     )
     assert "https://e.x/page.png" in served["train_with_images"].path.read_text()
+
+
+def test_an_answer_of_weight_0_has_it_in_the_file_too(tmp_path: Path) -> None:
+    turns = [
+        ("user", "Q?"),
+        ("assistant", {"content": "wrong", "weight": 0}),
+        ("user", "Sure?"),
+        ("assistant", "right"),
+    ]
+    table = tmp_path / "t.parquet"
+    processor = load_processor(picture_model(tmp_path / "model"))
+    format_section([row_of("w", turns)], processor, PromptSettings(), table)
+    files = write_openai_jsonl([table], tmp_path / "openai", PromptSettings())
+    (line,) = files["train_text_only"].path.read_text().splitlines()
+    assert [m.get("weight") for m in json.loads(line)["messages"]] == [None, 0, None, None]
 
 
 def test_provider_image_rules_match_their_published_examples() -> None:

@@ -195,3 +195,17 @@ def test_azure_takes_the_same_path(tmp_path):
         client = fine_tune.client_for(SETTINGS, environment(url), azure=True)
         assert fine_tune.refresh(tmp_path / "fine_tune_info.json", client)["status"] == "succeeded"
         assert info["job_id"] in stand_in.jobs
+
+
+def test_azure_has_limits_of_its_own(tmp_path):
+    """It takes 64 pictures an example where OpenAI takes 10."""
+    picture = {"type": "image_url", "image_url": {"url": "https://e.x/page.png"}}
+    row = {"messages": [{"role": "user", "content": [picture] * 12}, {"role": "assistant", "content": "A"}]}
+    (tmp_path / "train.jsonl").write_text((json.dumps(row) + "\n") * 12)
+    settings = SETTINGS.model_copy(update={"model": "gpt-4o-2024-08-06"})
+    with serving() as (stand_in, url):
+        with pytest.raises(fine_tune.FineTuneError, match="OpenAI takes 10"):
+            submit(url, tmp_path, settings=settings)
+        assert not stand_in.files
+        made = submit(url, tmp_path, settings=settings, azure=True, budget=Budget(10.0))
+        assert made["job_id"] in stand_in.jobs
