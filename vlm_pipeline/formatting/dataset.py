@@ -13,7 +13,7 @@ from vlm_pipeline.formatting.prepared import formatted_paths, formatted_versions
 from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.formatting.verified import verification_findings
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once
-from vlm_pipeline.store import TaskStore, atomic_folder, content_hash, file_hash
+from vlm_pipeline.store import TaskStore, content_hash, file_hash, write_text
 from vlm_pipeline.task import Task
 
 FOLDER = "dataset"
@@ -40,8 +40,8 @@ def make_dataset(task: Task, store: TaskStore, log: Callable[[str], None]) -> Ar
     }
 
     def make() -> Artifact:
-        counts = _write(task, store, quarantined)
         folder = store.path(FOLDER)
+        counts = _write(task, store, folder, quarantined)
         rows = {split: sum(found.get(split, 0) for found in counts.values()) for split in _splits(counts)}
         log(f"data set of {sum(rows.values())} rows in {folder}")
         files = tuple(sorted(folder.glob("data/*.parquet")))
@@ -54,29 +54,53 @@ def make_dataset(task: Task, store: TaskStore, log: Callable[[str], None]) -> Ar
         }
         if push:
             metadata |= _push(task, folder, sum(rows.values()), log)
-        version = content_hash({str(file.relative_to(folder)): file_hash(file) for file in (*files, card)})
+        version = content_hash([combined_version(formatted_versions(task, store)), file_hash(card)])
         return Artifact(version, metadata, (*files, card))
 
     return make_once(store, FOLDER, inputs, make, log)
 
 
-def _write(task: Task, store: TaskStore, quarantined: Counter[str]) -> dict[str, dict[str, int]]:
-    """Write the folder whole; returns rows by section and split."""
+def _write(
+    task: Task, store: TaskStore, folder: Path, quarantined: Counter[str]
+) -> dict[str, dict[str, int]]:
+    """The files of changed sections, then the card; what belongs to no section goes. Returns rows by section and split."""
+    from vlm_pipeline.formatting.dataset_files import card
     from vlm_pipeline.formatting.table import read_table_metadata
-    from vlm_pipeline.hub import write_dataset
 
-    paths = formatted_paths(task, store)
+    counts: dict[str, dict[str, int]] = {}
+    kept: set[Path] = set()
+    for section, version in formatted_versions(task, store).items():
+        name = section.split("/", 1)[1]
+        made = _section(store, name, folder, version)
+        counts[name] = made.metadata["rows"]
+        kept |= set(made.files)
+    for file in set(folder.rglob("*")) - kept:
+        if file.is_file():
+            file.unlink()
     facts = {
         "task": task.name,
         "title": task.title or task.name,
         "description": task.description,
         "base_model": local.name if (local := Path(task.base_model_path)).is_dir() else task.base_model,
-        "template_hash": read_table_metadata(paths[0]).get("template_hash"),
+        "template_hash": read_table_metadata(formatted_paths(task, store)[0]).get("template_hash"),
         "findings": verification_findings(task, store),
         "quarantine": quarantined,
     }
-    with atomic_folder(store.path(FOLDER)) as temporary:
-        return write_dataset(paths, temporary, facts)
+    write_text(folder / "README.md", card(counts, facts))
+    return counts
+
+
+def _section(store: TaskStore, section: str, folder: Path, version: str) -> Artifact:
+    """The files of one section, written now or found as they are."""
+    from vlm_pipeline.formatting.dataset_files import section_files, write_section
+
+    inputs = {"rows": version, "code": code_version("formatting")}
+
+    def make() -> Artifact:
+        rows = write_section(store.section("formatted", section), section, folder)
+        return Artifact(content_hash(inputs), {"rows": rows}, tuple(section_files(folder, section, rows)))
+
+    return make_once(store, f"{FOLDER}/{section}", inputs, make)
 
 
 def _push(task: Task, folder: Path, rows: int, log: Callable[[str], None]) -> dict[str, Any]:

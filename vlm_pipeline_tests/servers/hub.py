@@ -132,9 +132,11 @@ class Hub:
                 {
                     "oid": one["oid"],
                     "size": one["size"],
-                    "actions": {}
-                    if one["oid"] in self.blobs
-                    else {"upload": {"href": f"{self.url}/lfs/{one['oid']}", "header": {}}},
+                    **(
+                        {}  # no actions: it is there already
+                        if one["oid"] in self.blobs
+                        else {"actions": {"upload": {"href": f"{self.url}/lfs/{one['oid']}", "header": {}}}}
+                    ),
                 }
                 for one in (await request.json())["objects"]
             ]
