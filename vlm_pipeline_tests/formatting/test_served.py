@@ -160,4 +160,7 @@ def test_a_row_that_lost_its_system_prompt_on_the_way_to_a_predictor_is_found(tm
     assert (
         not verdict.passed and verdict.metadata["differences"] == 2
     )  # both hosted ones; the base reads the text
-    assert "claude is asked differently: it is not told 'You are a torque expert.'" in verdict.message
+    assert (
+        "claude is asked differently: it is told a picture where the row says 'You are a torque expert.' (system)"
+        in verdict.message
+    )
