@@ -22,7 +22,7 @@ _OWNERS = {
         "load_processor",
         "template_hash",
     ),
-    "verification": ("blocking", "verify", "verify_batch"),
+    "verification": ("blocking", "verify"),
 }
 _MODULE_OF = {name: module for module, names in _OWNERS.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlm_pipeline.examples.stage import quarantine_records
 from vlm_pipeline.formatting.findings import Finding
-from vlm_pipeline.formatting.prepared import formatted_paths
+from vlm_pipeline.formatting.prepared import formatted_paths, task_processor
 from vlm_pipeline.formatting.verified import verification_findings
 from vlm_pipeline.store import TaskStore, content_hash, write_text
 from vlm_pipeline.task import Task, load_task
@@ -39,7 +39,6 @@ def rows_page(
 ) -> tuple[Path | None, list[str]]:
     """Write the page about the rows that are there; the other ones come back as sentences."""
     from vlm_pipeline.formatting.row_view import find_rows, rows_html
-    from vlm_pipeline.formatting.template import load_processor
 
     paths = [path for path in formatted_paths(task, store) if path.is_file()]
     found = find_rows(paths, rows)
@@ -58,7 +57,7 @@ def rows_page(
     findings = (
         [Finding.from_dict(record) for record in verification_findings(task, store)] if checked else None
     )
-    processor = load_processor(task.base_model_path, task.revision, task.image)
+    processor = task_processor(task)
     page = output or store.path("rows", f"row-{content_hash(rows, length=8)}.html")
     write_text(
         page, rows_html(f"{task.title or task.name}: {', '.join(rows)[:80]}", found, processor, findings)

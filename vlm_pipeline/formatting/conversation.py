@@ -23,7 +23,8 @@ class Conversation:
     """Normalised turns in order, their pictures in order of appearance, and where the row itself starts.
 
     messages: {"role", "content": str or list of {"type": "text", "text"} / {"type": "image", "index"}},
-      plus `tool_calls` ({"name", "arguments"}), `tool_call_id` and `name` where the row has them.
+      plus `tool_calls` ({"name", "arguments"}), `tool_call_id`, `name` and `reasoning_content` where the row has them;
+      `weight` 0 on an assistant turn that is context only.
     first_own: index of the first message that is the row's own dialogue (after system and worked examples).
     """
 
@@ -37,7 +38,11 @@ class Conversation:
         last = len(self.messages) - 1
         if last < self.first_own or self.messages[last]["role"] != "assistant":
             return self
-        kept = self.messages[:last]
+        return self.before(last)
+
+    def before(self, message: int) -> Conversation:
+        """The turns before a message, with their pictures."""
+        kept = self.messages[:message]
         shown = sum(
             part["type"] == "image"
             for m in kept
@@ -50,17 +55,13 @@ class Conversation:
 def build_conversation(example: Example, prompt: PromptSettings, root: Path | None = None) -> Conversation:
     """Put the task's prompt settings around a row. root: task folder, which few-shot pictures lie in.
 
-    A task's system prompt replaces the row's own, its preamble goes before either; the instruction follows the text of
-    the last user turn.
+    A task's system prompt replaces the row's own; the instruction follows the text of the last user turn.
     """
     own = list(example.messages)
     system = [m for m in own[:1] if m["role"] == "system"]
     dialogue = own[len(system) :]
     if prompt.system is not None:
         system = [{"role": "system", "content": prompt.system}]
-    if prompt.preamble:
-        told = [prompt.preamble, *(text_of(m["content"]) for m in system)]
-        system = [{"role": "system", "content": "\n\n".join(told)}]
     shots, shot_images = _shots(prompt, root)
     if prompt.instruction:
         dialogue = _with_instruction(dialogue, prompt.instruction)
@@ -153,6 +154,22 @@ def _shot_reader(root: Path) -> ImageReader:
     return ImageReader(root, ImageLimits())
 
 
+_PASSED = {"tool": ("name", "tool_call_id"), "assistant": ("reasoning_content",)}  # beside content and calls
+
+
+def untold(message: dict[str, Any]) -> list[str]:
+    """Keys of a message that no model is given: all predictors are told the same, so none gets them."""
+    passed = ("role", "content", "tool_calls", "weight", *_PASSED.get(message["role"], ()))
+    return [key for key, value in message.items() if key not in passed and value not in (None, "", [], {})]
+
+
+def learned_turns(talk: Conversation, prompt: PromptSettings) -> list[int]:
+    """Indexes of the messages that carry labels: the row's own answers, all or the last, without those of weight 0."""
+    own = [i for i, m in enumerate(talk.messages) if m["role"] == "assistant" and i >= talk.first_own]
+    asked = own if prompt.supervise == "all" else own[-1:]
+    return [i for i in asked if talk.messages[i].get("weight", 1)]
+
+
 def answer_text(message: dict[str, Any]) -> str:
     """Text of an assistant turn; its calls as Hermes text where it only calls."""
     text = text_of(message["content"])
@@ -200,8 +217,8 @@ def template_messages(talk: Conversation, parts: bool) -> list[dict[str, Any]]:
                 }
                 for call in message["tool_calls"]
             ]
-        for key in ("name", "tool_call_id"):
-            if message["role"] == "tool" and message.get(key):
+        for key in _PASSED.get(message["role"], ()):
+            if message.get(key):
                 turn[key] = message[key]
         messages.append(turn)
     return messages
@@ -213,6 +230,8 @@ def all_texts(talk: Conversation) -> list[tuple[str, str]]:
     for number, message in enumerate(talk.messages, start=1):
         where = f"turn {number} ({message['role']})"
         found.append((where, text_of(message["content"])))
+        if message.get("reasoning_content"):
+            found.append((f"{where}, reasoning", message["reasoning_content"]))
         for call in message.get("tool_calls") or ():
             found.append((f"{where}, tool call", json.dumps(call, ensure_ascii=False)))
     if talk.tools:

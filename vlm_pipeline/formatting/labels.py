@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vlm_pipeline.examples.example import Example, ImageRef
-from vlm_pipeline.formatting.conversation import Conversation, answer_text, build_conversation
+from vlm_pipeline.formatting.conversation import Conversation, answer_text, build_conversation, learned_turns
 from vlm_pipeline.formatting.pictures import PictureTokens, picture_counter, pixel_inputs
 from vlm_pipeline.formatting.render import Rendered, Renderer
 from vlm_pipeline.formatting.template import RenderError, tokenizer_of
@@ -138,7 +138,12 @@ class Formatter:
     def _prepare(self, example: Example) -> tuple[Conversation, Rendered, list[PictureTokens]] | RenderError:
         try:
             talk = build_conversation(example, self.settings, self._root)
-            return talk, self.renderer.render(talk), self._count(talk)
+            learned = learned_turns(talk, self.settings)
+            if not learned:
+                raise RenderError(
+                    3, "every answer of the row has weight 0: nothing is learned", "give one answer weight 1"
+                )
+            return talk, self.renderer.render(talk, frozenset(learned)), self._count(talk)
         except RenderError as error:
             return error
 
@@ -150,12 +155,13 @@ class Formatter:
     ) -> Formatted:
         ids, moved = self._expand(np.asarray(encoding.ids, dtype=np.int32), pictures)
         labels = np.full(len(ids), UNSUPERVISED, dtype=np.int32)
-        own = [turn for turn in rendered.turns if turn.message >= talk.first_own]
-        supervised = own if self.settings.supervise == "all" else own[-1:]
+        learned = learned_turns(talk, self.settings)
         spans = []
-        for turn in own:
+        for turn in rendered.turns:
+            if turn.message < talk.first_own:
+                continue
             start, end = self._token_span(encoding, turn.start, turn.content_end, turn.end)
-            span = Span(int(moved[start]), int(moved[end]), turn.message, turn in supervised)
+            span = Span(int(moved[start]), int(moved[end]), turn.message, turn.message in learned)
             spans.append(span)
             if span.supervised:
                 labels[span.start : span.end] = ids[span.start : span.end]

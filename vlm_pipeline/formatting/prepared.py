@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.manifest import read_manifest, require
-from vlm_pipeline.store import TaskStore, content_hash, file_hash
+from vlm_pipeline.store import TaskStore, content_hash, file_hash, safe_name
 from vlm_pipeline.task import Task
 
 TRAINED = ("train", "val")
@@ -21,6 +21,13 @@ def processor_identity(task: Task) -> str:
         return f"{task.base_model}@{task.revision or 'main'}"
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix not in _WEIGHTS]
     return content_hash({file.name: file_hash(file) for file in files})
+
+
+def task_processor(task: Task) -> Any:
+    """The processor of the task's base, with its image settings; shared, so nobody may change it."""
+    from vlm_pipeline.formatting.template import shared_processor
+
+    return shared_processor(task.base_model_path, task.revision, task.image)
 
 
 def rendering_inputs(task: Task) -> dict[str, str]:
@@ -50,6 +57,16 @@ def splits_version(task: Task, store: TaskStore, splits: Sequence[str]) -> str:
 
 def formatted_paths(task: Task, store: TaskStore) -> list[Path]:
     return [store.section("formatted", section) for section in task.sections.names]
+
+
+def section_page(store: TaskStore, section: str) -> Path:
+    """`rows/<section>.html`: picked rows of a section to look at, with what verification found in them."""
+    return store.path("rows", f"{safe_name(section)}.html")
+
+
+def show_command(task: Task) -> str:
+    """What shows any row of a task."""
+    return f"python -m vlm_pipeline.formatting {task.root} ROW_ID"
 
 
 def read_formatted(

@@ -10,7 +10,7 @@ from typing import Any
 from vlm_pipeline.examples.example import Example, ImageRef, Source
 from vlm_pipeline.examples.images import ImageLimits, ImageReader
 from vlm_pipeline.examples.quarantine import BadRow
-from vlm_pipeline.formatting.prepared import rendering_inputs
+from vlm_pipeline.formatting.prepared import rendering_inputs, task_processor
 from vlm_pipeline.manifest import Artifact, code_version, make_once
 from vlm_pipeline.store import TaskStore, content_hash, file_hash
 from vlm_pipeline.task import Task
@@ -46,9 +46,8 @@ def make_probes(task: Task, store: TaskStore, log: Callable[[str], None]) -> Art
         if path is None:
             return Artifact("none", {"rows": 0, "note": f"{task.name} has no probes ({task.probes})"})
         from vlm_pipeline.formatting.table import format_section
-        from vlm_pipeline.formatting.template import load_processor
 
-        processor = load_processor(task.base_model_path, task.revision, task.image)
+        processor = task_processor(task)
         target = _table(store)
         result = format_section(list(_examples(task, path)), processor, task.prompt, target, root=task.root)
         if result.quarantined:
@@ -74,11 +73,6 @@ def _examples(task: Task, path: Path) -> Iterator[Example]:
         expected = (
             probe.expected_answer if probe.expected_answer is not None else ", ".join(probe.expected_keywords)
         )
-        told = ({"role": "system", "content": probe.system},) if probe.system else ()
-        messages = (
-            *told,
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": str(expected)},
-        )
+        messages = ({"role": "user", "content": question}, {"role": "assistant", "content": str(expected)})
         example = Example(probe.id, messages, images, None, {"answer": expected}, Source(str(path), number))
         yield replace(example, section=probe.category, group=content_hash(probe.id), split=SPLIT)

@@ -56,11 +56,6 @@ table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left
 """
 
 
-def row_html(row: dict[str, Any], processor: Any, findings: Iterable[Finding] = ()) -> str:
-    """A self-contained page about one formatted row (a dict of the formatted table's columns)."""
-    return rows_html(f"Row {row['id']}", [row], processor, findings)
-
-
 def rows_html(
     title: str,
     rows: Iterable[dict[str, Any]],
@@ -135,11 +130,16 @@ def find_rows(paths: Path | str | Iterable[Path | str], ids: Iterable[str]) -> l
     return [found[row_id] for row_id in wanted if row_id in found]
 
 
-def write_section_page(path: Path | str, processor: Any, target: Path, title: str) -> Path:
-    """`rows/<section>.html`: the rows of `pick_rows`, to look at before anything is trained."""
+def write_section_page(
+    path: Path | str, processor: Any, target: Path, title: str, findings: Iterable[Finding], command: str
+) -> Path:
+    """`rows/<section>.html`: the rows of `pick_rows`, with what verification found in them.
+
+    command: what shows any other row.
+    """
     why = pick_rows(path)
-    note = "Picked rows of this section as the model is trained on them. Any other row: python -m vlm_pipeline.formatting TASK ROW_ID"
-    write_text(target, rows_html(title, find_rows(path, why), processor, None, note=note, why=why))
+    note = f"Picked rows of this section as a model is trained on them. Any other row: {command}"
+    write_text(target, rows_html(title, find_rows(path, why), processor, findings, note=note, why=why))
     return target
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from vlm_pipeline.examples.raw import SectionDigest, write_quarantine
 from vlm_pipeline.examples.seen import SeenKeys
@@ -23,12 +21,15 @@ from vlm_pipeline.formatting.prepared import (
     processor_identity,
     read_formatted,
     rendering_inputs,
+    section_page,
+    show_command,
     splits_version,
+    task_processor,
 )
 from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.formatting.verified import verification_findings, verification_report
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, require
-from vlm_pipeline.store import TaskStore, safe_name, write_json
+from vlm_pipeline.store import TaskStore, write_json
 from vlm_pipeline.task import Task
 
 __all__ = [
@@ -62,19 +63,13 @@ def make_formatted(
     """Format the given sections; one whose rows, template and settings are unchanged is left alone."""
     raw = require(store, [f"raw/{name}" for name in sections], "Materialize raw_examples of these sections.")
 
-    @cache
-    def processor() -> Any:
-        from vlm_pipeline.formatting.template import load_processor
-
-        return load_processor(task.base_model_path, task.revision, task.image)
-
     shared = {**rendering_inputs(task), "code": code_version("formatting")}
     made = {}
     for section in sections:
         version = raw[f"raw/{section}"]
 
         def make(section: str = section) -> Artifact:
-            return _format(task, store, section, processor(), log)
+            return _format(task, store, section, log)
 
         made[section] = FormattedSection(
             make_once(store, f"formatted/{section}", {"raw": version, **shared}, make, log), version
@@ -82,19 +77,15 @@ def make_formatted(
     return made
 
 
-def _format(
-    task: Task, store: TaskStore, section: str, processor: Any, log: Callable[[str], None]
-) -> Artifact:
-    from vlm_pipeline.formatting.row_view import markdown_preview, write_section_page
+def _format(task: Task, store: TaskStore, section: str, log: Callable[[str], None]) -> Artifact:
+    from vlm_pipeline.formatting.row_view import markdown_preview
     from vlm_pipeline.formatting.table import format_section
 
-    path = store.section("formatted", section)
+    path, processor = store.section("formatted", section), task_processor(task)
     result = format_section(
         store.section("raw", section), processor, task.prompt, path, root=task.root, log=log
     )
     write_quarantine(result.quarantined, quarantine_path(store, section))
-    page = store.path("rows", f"{safe_name(section)}.html")
-    write_section_page(path, processor, page, f"{task.title or task.name}: {section}")
     log(f"{section}: {result.rows} rows, {result.tokens} tokens, {len(result.quarantined)} set aside")
     metadata = {
         "rows": result.rows,
@@ -105,11 +96,12 @@ def _format(
         "image_tokens": result.image_tokens,
         "longest_row_tokens": result.longest,
         "split_versions": _split_versions(path),
-        "rows_to_look_at": {"path": str(page)},
+        "rows_to_look_at": {"path": str(section_page(store, section))},  # which verified_format writes
+        "any_row": show_command(task),
         "preview": {"md": markdown_preview(path, processor)},
         "file": {"path": str(path)},
     }
-    return Artifact(result.content_hash, metadata, (path, quarantine_path(store, section), page))
+    return Artifact(result.content_hash, metadata, (path, quarantine_path(store, section)))
 
 
 def _split_versions(path: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -76,6 +76,18 @@ def load_processor(model: str | Path, revision: str | None = None, image: ImageS
     if image is not None and (image.min_pixels or image.max_pixels):
         _set_pixel_budget(processor, image, str(model))
     return processor
+
+
+def shared_processor(model: str, revision: str | None = None, image: ImageSettings | None = None) -> Any:
+    """`load_processor`, remembered while the files of a local model stay as they are; nobody may change it."""
+    folder = Path(model)
+    times = tuple(file.stat().st_mtime_ns for file in sorted(folder.iterdir())) if folder.is_dir() else ()
+    return _remembered(model, revision, image or ImageSettings(), times)
+
+
+@lru_cache(maxsize=2)
+def _remembered(model: str, revision: str | None, image: ImageSettings, _times: tuple[int, ...]) -> Any:
+    return load_processor(model, revision, image)
 
 
 def _set_pixel_budget(processor: Any, image: ImageSettings, model: str) -> None:
@@ -304,9 +316,12 @@ def generation_eos_ids(model: str | Path, processor: Any, revision: str | None =
     """Ids that stop generation: the model's generation config, else its config, else the tokenizer's eos."""
     from transformers import AutoConfig, GenerationConfig
 
-    for load in (GenerationConfig, AutoConfig):
+    for load in (
+        GenerationConfig.from_pretrained,
+        partial(AutoConfig.from_pretrained, trust_remote_code=False),
+    ):
         try:
-            config = load.from_pretrained(str(model), revision=revision)
+            config = load(str(model), revision=revision)
         except (OSError, ValueError):
             continue
         eos = getattr(config, "eos_token_id", None)

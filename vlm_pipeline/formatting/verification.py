@@ -24,6 +24,7 @@ from vlm_pipeline.formatting.checks.tokens import (
     check_prompt,
     check_rendering,
 )
+from vlm_pipeline.formatting.conversation import untold
 from vlm_pipeline.formatting.findings import Finding
 from vlm_pipeline.formatting.labels import Formatter
 from vlm_pipeline.formatting.table import formatted_row, read_formatted_rows, read_table_metadata
@@ -42,6 +43,7 @@ class Checked:
     findings: list[Finding] = field(default_factory=list)
     systems: dict[str, list[int]] = field(default_factory=dict)  # split: [rows with a system prompt, rows]
     look_alikes: Counter[str] = field(default_factory=Counter)  # what looks like a control token: rows
+    untold: Counter[str] = field(default_factory=Counter)  # what rows say and no model is given: rows
     rows: int = 0
 
 
@@ -65,7 +67,8 @@ def verify(task: Task, rows: Any, processor: Any) -> list[Finding]:
     return [
         *check_model(task, processor, tables),
         *checked.findings,
-        *check_together(task, tables, [checked], splits),
+        *check_together(task, tables, [checked]),
+        *splits.findings(),
     ]
 
 
@@ -94,18 +97,18 @@ def check_rows(
     return checked
 
 
-def check_together(
-    task: Task, tables: Sequence[dict[str, Any]], checked: Iterable[Checked], splits: SplitWatch
-) -> list[Finding]:
-    """What only shows when all rows are seen. tables: metadata of the formatted tables (`tables_of`)."""
+def check_together(task: Task, tables: Sequence[dict[str, Any]], checked: Iterable[Checked]) -> list[Finding]:
+    """What only shows when all rows are seen, leaks aside. tables: metadata of the formatted tables (`tables_of`)."""
     systems: dict[str, list[int]] = {}
     look_alikes: Counter[str] = Counter()
+    untold: Counter[str] = Counter()
     for part in checked:
         look_alikes.update(part.look_alikes)
+        untold.update(part.untold)
         for split, counts in part.systems.items():
             known = systems.setdefault(split, [0, 0])
             known[:] = [known[0] + counts[0], known[1] + counts[1]]
-    found = [*prompts_differ(task.prompt, tables), *systems_differ(systems), *splits.findings()]
+    found = [*prompts_differ(task.prompt, tables), *systems_differ(systems)]
     for word, count in look_alikes.most_common():
         found.append(
             Finding(
@@ -115,24 +118,16 @@ def check_together(
                 blocking=False,
             )
         )
-    return found
-
-
-def verify_batch(
-    task: Task, input_ids: Any, labels: Any, attention_mask: Any, processor: Any
-) -> list[Finding]:
-    """The same checks on a collated batch (arrays of shape [rows, tokens]), after padding: failures 1-12 and 17."""
-    rows = []
-    for number, (ids, marks, mask) in enumerate(zip(input_ids, labels, attention_mask, strict=True)):
-        kept = [position for position, used in enumerate(mask) if int(used)]
-        rows.append(
-            {
-                "id": f"row {number} of the batch",
-                "input_ids": [int(ids[p]) for p in kept],
-                "labels": [int(marks[p]) for p in kept],
-            }
+    for what, count in untold.most_common():
+        found.append(
+            Finding(
+                18,
+                f"{count} rows have {what}, which no model is given",
+                "nothing to do if it means nothing; else write it into the text of the turn",
+                blocking=False,
+            )
         )
-    return check_rows(task, rows, processor).findings
+    return found
 
 
 def blocking(findings: Iterable[Finding]) -> list[Finding]:
@@ -148,6 +143,8 @@ def _check_row(row: Evidence, model: Model, checked: Checked, limit: int) -> Non
     check_control_words(row, model, checked.look_alikes)
     check_labels(row, model)
     check_told(row, model.prompt, checked.systems)
+    for what in {f"{key!r} in {m['role']} turns" for m in row.messages or () for key in untold(m)}:
+        checked.untold[what] += 1
     checked.rows += 1
     if len(row.ids) > limit:
         row.add(
@@ -160,7 +157,7 @@ def _check_row(row: Evidence, model: Model, checked: Checked, limit: int) -> Non
 def _with_pictures(row: Evidence, model: Model, shown: Counter[int]) -> Iterator[Finding]:
     """The row's findings, one of each number; the first rows of each failure come with a picture in words."""
     for number, same in itertools.groupby(
-        sorted(row.found, key=lambda finding: finding.number), key=lambda f: f.number
+        sorted(row.found, key=lambda finding: (finding.number, not finding.blocking)), key=lambda f: f.number
     ):
         finding = next(same)
         shown[number] += 1

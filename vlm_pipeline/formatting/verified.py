@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.raw import read_quarantine
-from vlm_pipeline.examples.stage import quarantine_path
+from vlm_pipeline.examples.stage import quarantine_path, rows_version
+from vlm_pipeline.examples.verdicts import facts_rows, leaks_of
 from vlm_pipeline.formatting.findings import Finding, summary
-from vlm_pipeline.formatting.prepared import formatted_paths, formatted_versions, rendering_inputs
+from vlm_pipeline.formatting.prepared import (
+    formatted_paths,
+    formatted_versions,
+    rendering_inputs,
+    section_page,
+    show_command,
+    task_processor,
+)
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once, read_manifest
 from vlm_pipeline.store import TaskStore, content_hash, read_json, safe_name, write_json, write_text
 from vlm_pipeline.task import Task
@@ -24,71 +31,76 @@ def verification_report(task: Task, store: TaskStore) -> Verdict:
     """All checks of the catalogue over every formatted row (1-21, 30, 31); unchanged sections are not checked again."""
     formatted = formatted_versions(task, store)
     shared = {**rendering_inputs(task), "code": code_version("formatting")}
-    inputs = {"rows": combined_version(formatted), **shared}
+    inputs = {"rows": combined_version(formatted), "read": rows_version(task, store), **shared}
     return verdict_once(store, "verified_format", inputs, lambda: _verify(task, store, formatted, shared))
 
 
 def _verify(task: Task, store: TaskStore, formatted: dict[str, str], shared: dict[str, str]) -> Verdict:
     from vlm_pipeline.formatting.checks.model import check_model
-    from vlm_pipeline.formatting.checks.together import COLUMNS, SplitWatch
-    from vlm_pipeline.formatting.table import read_formatted_rows
-    from vlm_pipeline.formatting.template import RenderError, load_processor, markers
+    from vlm_pipeline.formatting.template import RenderError, markers
     from vlm_pipeline.formatting.verification import Checked, blocking, check_together, tables_of
 
-    @cache
-    def processor() -> Any:
-        return load_processor(task.base_model_path, task.revision, task.image)
-
-    paths = formatted_paths(task, store)
-    tables = tables_of(paths)
+    tables = tables_of(formatted_paths(task, store))
     findings: list[Finding] = []
     try:
-        markers(processor(), task.prompt.template_args)
+        markers(task_processor(task), task.prompt.template_args)
     except RenderError as error:  # no turn of this template can be told from another: no row can be checked
         findings.append(Finding(error.number, error.message, error.remedy))
         parts: list[Checked] = []
     else:
-        findings += check_model(task, processor(), tables)
+        findings += check_model(task, task_processor(task), tables)
         parts = [
-            _checked_section(task, store, section, {"rows": formatted[f"formatted/{section}"], **shared}, processor)
+            _checked_section(task, store, section, {"rows": formatted[f"formatted/{section}"], **shared})
             for section in task.sections.names
         ]  # fmt: skip
-        splits = SplitWatch(task.prompt, task.root)
-        for row in read_formatted_rows(paths, list(COLUMNS)):
-            splits.add(row)
         findings += [finding for part in parts for finding in part.findings]
         findings += [
             _emptied(store, section)
             for section, part in zip(task.sections.names, parts, strict=True)
             if not part.rows
         ]
-        findings += check_together(task, tables, parts, splits)
+        findings += [*check_together(task, tables, parts), *_leaks(task, store)]
     rows = sum(
         (read_manifest(store, f"formatted/{name}") or {})["metadata"]["rows"] for name in task.sections.names
     )
     write_json(store.path("findings.json"), [finding.as_dict() for finding in findings])
-    return _verdict(task, store, findings, blocking(findings), rows, processor)
+    return _verdict(task, store, findings, blocking(findings), rows)
 
 
-def _checked_section(
-    task: Task, store: TaskStore, section: str, inputs: dict[str, str], processor: Any
-) -> Any:
-    """`verified/<section>.json`: what checking the rows of one section found."""
+def _leaks(task: Task, store: TaskStore) -> Iterator[Finding]:
+    """31, by what is known of the rows as they were read; worked examples are compared with them."""
+    from vlm_pipeline.formatting.checks.together import SplitWatch, leak_findings
+
+    if not task.prompt.few_shot:
+        return leak_findings(leak for leak in leaks_of(task, store) if not leak.kind.startswith("near"))
+    splits = SplitWatch(task.prompt, task.root)
+    for facts in facts_rows(task, store, near=False):
+        splits.add_facts(facts)
+    return splits.findings()
+
+
+def _checked_section(task: Task, store: TaskStore, section: str, inputs: dict[str, str]) -> Any:
+    """`verified/<section>.json`: what checking the rows of one section found; and the page to look at some of them."""
+    from vlm_pipeline.formatting.row_view import write_section_page
     from vlm_pipeline.formatting.verification import Checked, check_rows
 
-    path = store.path("verified", f"{safe_name(section)}.json")
+    path, page = store.path("verified", f"{safe_name(section)}.json"), section_page(store, section)
 
     def make() -> Artifact:
-        checked = check_rows(task, store.section("formatted", section), processor())
+        table, processor = store.section("formatted", section), task_processor(task)
+        checked = check_rows(task, table, processor)
+        title = f"{task.title or task.name}: {section}"
+        write_section_page(table, processor, page, title, checked.findings, show_command(task))
         content = {
             "findings": [finding.as_dict() for finding in checked.findings],
             "systems": checked.systems,
             "look_alikes": checked.look_alikes,
+            "untold": checked.untold,
             "rows": checked.rows,
         }
         write_json(path, content)
         return Artifact(
-            content_hash(content), {"rows": checked.rows, "findings": len(checked.findings)}, (path,)
+            content_hash(content), {"rows": checked.rows, "findings": len(checked.findings)}, (path, page)
         )
 
     make_once(store, f"verified/{section}", inputs, make)
@@ -97,6 +109,7 @@ def _checked_section(
         [Finding.from_dict(record) for record in found["findings"]],
         found["systems"],
         Counter(found["look_alikes"]),
+        Counter(found["untold"]),
         found["rows"],
     )
 
@@ -119,7 +132,7 @@ def _emptied(store: TaskStore, section: str) -> Finding:
 
 
 def _verdict(
-    task: Task, store: TaskStore, findings: Sequence[Finding], stopping: Sequence[Finding], rows: int, processor: Any
+    task: Task, store: TaskStore, findings: Sequence[Finding], stopping: Sequence[Finding], rows: int
 ) -> Verdict:  # fmt: skip
     sections = sorted({finding.section or "all" for finding in stopping})
     metadata: dict[str, Any] = {
@@ -130,7 +143,7 @@ def _verdict(
         "failures": {"table": summary(findings)},
         "first_rows": {"table": [_shown(finding.as_dict()) for finding in stopping[:_SHOWN]]},
     }
-    page = _findings_page(task, store, findings, processor)
+    page = _findings_page(task, store, findings)
     if page is not None:
         metadata["rows_to_look_at"] = {"path": str(page)}
     if stopping:
@@ -140,7 +153,7 @@ def _verdict(
     return Verdict(True, f"all {rows} rows are fit to train on", metadata)
 
 
-def _findings_page(task: Task, store: TaskStore, findings: Sequence[Finding], processor: Any) -> Path | None:
+def _findings_page(task: Task, store: TaskStore, findings: Sequence[Finding]) -> Path | None:
     """`findings.html`: the first rows that findings name, with picture, tokens and mask."""
     from vlm_pipeline.formatting.row_view import find_rows, rows_html
 
@@ -150,10 +163,15 @@ def _findings_page(task: Task, store: TaskStore, findings: Sequence[Finding], pr
     if not rows:
         target.unlink(missing_ok=True)
         return None
-    note = f"The first {len(rows)} of {len(named)} rows with findings; all findings: {store.path('findings.json')}"
+    note = (
+        f"The first {len(rows)} of {len(named)} rows with findings; all findings: {store.path('findings.json')}. "
+        f"Any other row: {show_command(task)}"
+    )
     write_text(
         target,
-        rows_html(f"{task.title or task.name}: rows with findings", rows, processor(), findings, note=note),
+        rows_html(
+            f"{task.title or task.name}: rows with findings", rows, task_processor(task), findings, note=note
+        ),
     )
     return target
 

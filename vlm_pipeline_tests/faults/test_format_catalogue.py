@@ -21,7 +21,6 @@ from vlm_pipeline.formatting import (
     format_section,
     load_processor,
     verify,
-    verify_batch,
 )
 from vlm_pipeline.formatting.labels import Formatter
 from vlm_pipeline.formatting.table import read_formatted_rows
@@ -185,9 +184,17 @@ def _pad_is_eos(world: World) -> list[Finding]:
     for line, row in enumerate(world.rows()):  # as completion-only collators do: the prompt is masked too
         mask = np.asarray(row["labels"]) == -100
         labels[line, : len(mask)][mask] = -100
-    lengths = [row["n_tokens"] for row in world.rows()]
-    attention = np.asarray([[int(i < n) for i in range(labels.shape[1])] for n in lengths])
-    return verify_batch(world.task, batch["input_ids"], labels, attention, world.processor)
+    lengths = [
+        row["n_tokens"] for row in world.rows()
+    ]  # the collator's own mask would show where padding begins
+    return world.verify(
+        [
+            {"id": f"row {line}", "input_ids": ids[:length], "labels": marks[:length]}
+            for line, (ids, marks, length) in enumerate(
+                zip(batch["input_ids"].tolist(), labels.tolist(), lengths, strict=True)
+            )
+        ]
+    )
 
 
 @case(8, "the end-of-turn token is credited to the next message")

@@ -20,7 +20,7 @@ from vlm_pipeline_tests.formatting.worlds import CHATML_TOKENS, asked, picture_m
 
 _PIECES = st.one_of(
     st.text(max_size=40),
-    st.sampled_from([*CHATML_TOKENS, "\u202e", "\u200f", "\x00", "\ufeff", "zqm0001qz", "\r\n", "\n\n\n", "<|im_", "end|>", "{{ x }}", "</think>"]),
+    st.sampled_from([*CHATML_TOKENS, "\u202e", "\u200f", "\x00", "\ufeff", "zqtx0001qz", "\r\n", "\n\n\n", "<|im_", "end|>", "{{ x }}", "</think>"]),
     st.characters(categories=["Cs", "Co", "Cc", "Mn"]),
 )  # fmt: skip
 TEXTS = st.lists(_PIECES, min_size=1, max_size=6).map("".join)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from vlm_pipeline.formatting import RenderError, format_example, generation_prompt, load_processor
+from vlm_pipeline.examples import Example
+from vlm_pipeline.formatting import RenderError, format_example, generation_prompt, load_processor, verify
 from vlm_pipeline.formatting.conversation import build_conversation, template_messages
 from vlm_pipeline.formatting.labels import Formatted, Formatter
 from vlm_pipeline.formatting.template import takes_parts, tokenizer_of
@@ -24,6 +26,7 @@ from vlm_pipeline_tests.formatting.worlds import (
     real_data,
     real_processor,
     real_rows,
+    task,
     text_model,
 )
 
@@ -107,8 +110,6 @@ def test_ids_pictures_and_types_are_those_of_the_whole_processor(processor: Any,
 
 
 def test_a_rotated_photograph_is_counted_as_it_is_seen(processor: Any, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from PIL import Image
 
     ref = picture(tmp_path, "phone.jpg", (140, 56))
@@ -141,7 +142,7 @@ def test_tools_and_calls_that_a_template_cannot_say_are_refused_with_a_remedy(pr
     assert "system prompt" in refused.value.remedy
     call = {"content": "", "tool_calls": [{"name": "torque_of", "arguments": {"part": "plug"}}]}
     turns = [("user", "Torque?"), ("assistant", call), ("tool", "31"), ("assistant", "31 Nm")]
-    with pytest.raises(RenderError, match="leaves out turn 2"):
+    with pytest.raises(RenderError, match="leaves out the name of a tool call of turn 2"):
         format_example(example("c", turns), processor)
 
 
@@ -170,7 +171,12 @@ def test_bad_neighbours_do_not_cost_a_row_its_labels(processor: Any) -> None:
     assert supervised(made[2], processor) == ["1 mm<|im_end|>"]
 
 
-PROCESSORS = ["qwen2vl", "qwen25", "llama", "hermes", "qwen3"]
+PROCESSORS = ["qwen2vl", "qwen25", "llama", "hermes", "hermes3", "qwen3"]
+
+
+def _answers_a_tool(row: Example) -> bool:
+    pairs = zip(row.messages, row.messages[1:], strict=False)
+    return any((one["role"], other["role"]) == ("tool", "assistant") for one, other in pairs)
 
 
 @real_data
@@ -182,12 +188,11 @@ def test_real_rows_decode_to_what_the_real_template_renders(rows: str, name: str
     examples = real_rows(rows)
     tokenizer = tokenizer_of(processor)
     parts = takes_parts(processor)
-    refused = after_tool = 0
+    refused = []
     for row, made in zip(examples, Formatter(processor).format_many(examples), strict=True):
         if isinstance(made, RenderError):
-            refused += 1
-            after_tool += made.number == 11 and row.messages[-2]["role"] == "tool"
             assert made.remedy
+            refused.append((made.number, row))
             continue
         talk = build_conversation(row, PromptSettings())
         messages = template_messages(talk, parts)
@@ -203,9 +208,7 @@ def test_real_rows_decode_to_what_the_real_template_renders(rows: str, name: str
             before = processor.apply_chat_template(
                 messages[: span.message], tools=talk.tools, tokenize=False, add_generation_prompt=True
             )
-            if not made.text.startswith(before):  # Hermes closes a tool result differently when it comes last
-                assert name == "hermes" and messages[span.message - 1]["role"] == "tool"
-                continue
+            assert made.text.startswith(before)
             turn = made.text[len(before) :]
             end = made.text.find(decoded[decoded.rindex("<|") :], len(before)) - len(before)
             assert decoded == unicodedata.normalize("NFC", turn[:end]) + decoded[decoded.rindex("<|") :]
@@ -214,15 +217,133 @@ def test_real_rows_decode_to_what_the_real_template_renders(rows: str, name: str
         for span in made.spans:
             outside[span.start : span.end] = False
         assert not outside.any()
-    expected = len(examples) if rows in ("street", "chart") and name != "qwen2vl" else None
-    if expected is not None:
-        assert refused == expected  # text models refuse pictures
+    if rows in ("street", "chart") and name != "qwen2vl":
+        assert [number for number, _ in refused] == [17] * len(examples)  # text models refuse pictures
     elif rows == "dialogues" and name == "qwen2vl":
-        assert refused == 72  # its template knows no tools
-    elif rows == "dialogues" and name == "hermes":
-        assert refused == after_tool == sum(row.messages[-2]["role"] == "tool" for row in examples)
+        assert [number for number, _ in refused] == [18] * 72  # its template knows no tools
+    elif rows == "dialogues" and name.startswith("hermes"):
+        # These templates close a tool result differently when it comes last: a model asked for the turn after one
+        # sees other tokens than training would show.
+        assert {number for number, _ in refused} == {11}
+        assert [row.id for _, row in refused] == [row.id for row in examples if _answers_a_tool(row)]
     else:
-        assert refused == 0
+        assert refused == []
+
+
+@real_data
+@pytest.mark.parametrize("name", ["hermes", "hermes3"])
+def test_remedies_for_turns_after_a_tool_result_work_on_real_rows(name: str) -> None:
+    """Ending the row before the turn, or taking it out of learning, is what the refusal says to do."""
+    formatter = Formatter(real_processor(name))
+    refused = [row for row in real_rows("dialogues") if _answers_a_tool(row)]
+    for row in refused:
+        roles = [message["role"] for message in row.messages]
+        context = [
+            {**m, "weight": 0} if i and roles[i - 1 : i + 1] == ["tool", "assistant"] else m
+            for i, m in enumerate(row.messages)
+        ]
+        while context[-1].get("weight") == 0 or context[-1]["role"] != "assistant":
+            context.pop()
+        made = formatter.format(replace(row, messages=tuple(context)))
+        assert [span.supervised for span in made.spans] == [
+            m.get("weight", 1) == 1 for m in context if m["role"] == "assistant"
+        ]
+
+
+def _called(text: str, *arguments: dict[str, Any]) -> list[tuple[str, Any]]:
+    calls = [{"name": "torque_of", "arguments": one} for one in arguments]
+    return [("user", "Torque?"), ("assistant", {"content": text, "tool_calls": calls})]
+
+
+_TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "torque_of",
+            "description": "Torque of a part.",
+            "parameters": {"type": "object", "properties": {"part": {"type": "string"}}},
+        },
+    }
+]
+_THOUGHT = [("user", "Q?"), ("assistant", {"content": "A", "reasoning_content": "Because."})]
+_THOUGHT_TWICE = [
+    ("user", "Q?"),
+    ("assistant", "<think>\none\n</think>\n\nA"),
+    ("user", "R?"),
+    ("assistant", "<think>\ntwo\n</think>\n\nB"),
+]
+# What each template does with text beside a call, two calls, reasoning, and thoughts of earlier turns: the answer as
+# learned, or the number and words of the refusal.
+LIMITS = {
+    "qwen2vl": ((18, "tools"), (18, "tools"), (5, "reasoning"), "B"),
+    "qwen25": ("I look.", "nut", (5, "reasoning"), "B"),
+    "llama": ((5, "the text of turn 2"), (11, "single tool-calls"), (5, "reasoning"), "B"),
+    "hermes": ((5, "the text of turn 2"), "nut", (5, "reasoning"), "B"),
+    "hermes3": ((5, "the text of turn 2"), "nut", (5, "reasoning"), "B"),
+    "qwen3": ("I look.", "nut", "Because.", (5, "one")),
+}
+
+
+@real_data
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_what_a_template_cannot_say_is_refused_and_never_lost(name: str) -> None:
+    processor = real_processor(name)
+    formatter = Formatter(processor, PromptSettings(template_args={"date_string": "1 May 2025"}))
+    cases = [
+        _called("I look.", {"part": "plug"}),
+        _called("", {"part": "plug"}, {"part": "nut"}),
+        _THOUGHT,
+        _THOUGHT_TWICE,
+    ]
+    for turns, expected in zip(cases, LIMITS[name], strict=True):
+        row = example("r", turns, tools=_TOOLS if turns in cases[:2] else None)
+        if isinstance(expected, str):
+            assert expected in supervised(formatter.format(row), processor)[-1]
+            continue
+        with pytest.raises(RenderError, match=expected[1]) as refused:
+            formatter.format(row)
+        assert refused.value.number == expected[0] and refused.value.remedy
+    last = Formatter(
+        processor, PromptSettings(supervise="last", template_args=formatter.settings.template_args)
+    )
+    assert "two" in supervised(last.format(example("r", _THOUGHT_TWICE)), processor)[-1]
+
+
+@real_data
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_white_space_that_a_template_trims_is_told_and_stops_nothing(name: str, tmp_path: Path) -> None:
+    processor = real_processor(name)
+    settings = {"template_args": {"date_string": "1 May 2025"}}
+    made = task(tmp_path, prompt=settings)
+    rows = [asked("r", "A poem?", "   indented\n  twice \n")]
+    found = [f for f in verify(made, rows, processor) if f.row_id]
+    assert [(f.number, f.blocking) for f in found] == ([(5, False)] if name == "llama" else [])
+
+
+def test_an_answer_of_weight_0_is_context_and_never_learned(processor: Any) -> None:
+    turns = [
+        ("user", "Torque?"),
+        ("assistant", {"content": "99 Nm", "weight": 0}),
+        ("user", "Are you sure?"),
+        ("assistant", "31 Nm"),
+    ]
+    row = example("w", turns)
+    made = format_example(row, processor)
+    assert "99 Nm" in made.text and supervised(made, processor) == ["31 Nm<|im_end|>"]
+    first = replace(row, messages=({**row.messages[0]}, *({**m, "weight": 0} for m in row.messages[1:])))
+    with pytest.raises(RenderError, match="weight 0"):
+        format_example(first, processor)
+
+
+def test_what_no_model_is_given_is_counted(processor: Any, tmp_path: Path) -> None:
+    rows = [
+        example(f"n{i}", [("user", {"content": "Q?", "name": "ann"}), ("assistant", f"A{i}")])
+        for i in range(3)
+    ]
+    found = [f for f in verify(task(tmp_path), rows, processor) if f.number == 18]
+    assert [(f.blocking, f.message) for f in found] == [
+        (False, "3 rows have 'name' in user turns, which no model is given")
+    ]
 
 
 @real_data

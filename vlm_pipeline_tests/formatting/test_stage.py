@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from vlm_pipeline.examples.raw import read_quarantine
-from vlm_pipeline.examples.stage import make_raw, quarantine_path, representation_report
+from vlm_pipeline.examples.stage import make_raw, quarantine_path
+from vlm_pipeline.examples.verdicts import representation_report
 from vlm_pipeline.formatting.__main__ import rows_page
 from vlm_pipeline.formatting.stage import (
     formatted_paths,
@@ -53,17 +54,28 @@ def test_each_section_has_a_page_to_look_at_and_its_text_is_escaped(tmp_path: Pa
     task = write_task(tmp_path, rows={SECTIONS[0]: with_answer(SECTIONS[0], 0, "<script>alert(1)</script>")})
     store = TaskStore(task.name, tmp_path / "store")
     make_raw(task, store, task.sections.names, quiet)
-    made = make_formatted(task, store, task.sections.names, quiet)
-    page = Path(made[SECTIONS[0]].artifact.metadata["rows_to_look_at"]["path"])
+    made = make_formatted(task, store, task.sections.names, quiet)[SECTIONS[0]].artifact
+    page = Path(made.metadata["rows_to_look_at"]["path"])
+    path = store.section("formatted", SECTIONS[0])
+    table = pq.read_table(path)
+    labels = table["labels"].to_pylist()
+    labels[0] = [-100] * len(labels[0])
+    pq.write_table(table.set_column(table.schema.get_field_index("labels"), "labels", [labels]), path)
+    assert not page.exists()  # it is written with what verification finds
+    verification_report(task, store)
     html = page.read_text("utf-8")
     assert html.count("<article") >= 3 and html.count('src="data:image/jpeg;base64,') == html.count(
         "<article"
     )
     assert f"{SECTIONS[0]}-0" in html and "first of test" in html and "longest" in html
-    assert "<script>" not in html and "&lt;" in html and "not checked yet" in html
-    page.unlink()
-    again = make_formatted(task, store, [SECTIONS[0]], quiet)
-    assert not again[SECTIONS[0]].artifact.reused and page.exists()
+    assert "<script>" not in html and "&lt;" in html and "not checked yet" not in html
+    assert (
+        html.count("nothing is supervised") == 1
+        and html.count('class="ok">none') == html.count("<article") - 1
+    )
+    assert (
+        f"python -m vlm_pipeline.formatting {task.root} ROW_ID" in html and made.metadata["any_row"] in html
+    )
 
 
 def test_a_page_of_any_row_and_a_reason_for_rows_that_were_set_aside(tmp_path: Path) -> None:
@@ -158,7 +170,7 @@ def test_a_worked_example_on_a_held_out_page_is_a_leak_and_one_on_a_train_page_i
 @pytest.mark.parametrize(
     ("image", "problem"),
     [
-        ("../secret.png", "leaves the image folder"),
+        ("images/link.png", "leaves the image folder"),
         ("images/bomb.png", "50,000,000"),
         ("nobody.png", "does not exist"),
     ],
@@ -168,6 +180,7 @@ def test_pictures_of_worked_examples_stay_in_the_task_folder_and_in_the_limits(
 ) -> None:
     task = with_shot(tmp_path, image)
     Image.new("RGB", (28, 28)).save(tmp_path / "secret.png")
+    (task.root / "images" / "link.png").symlink_to(tmp_path / "secret.png")
     Image.new("1", (10_000, 6_000)).save(task.root / "images" / "bomb.png")
     with pytest.raises(ValueError, match=rf"prompt.few_shot: .*{problem}"):
         formatted(task, tmp_path)
@@ -186,6 +199,21 @@ def test_openai_findings_name_the_row_that_their_line_was_made_from(tmp_path: Pa
     assert lines[finding["line"] - 1] == lines[finding["line"] - 2]
     assert reports["train_with_images"]["problems"] == 1  # eight examples, the API wants ten
     assert reports["train_with_images"]["images"] == 8 and reports["train_with_images"]["cost_usd"] > 0
+
+
+def test_published_pictures_are_named_by_address_in_the_hosted_files(tmp_path: Path) -> None:
+    task = write_task(tmp_path, source={"images_url": "https://pages.example/my manuals".replace(" ", "%20")})
+    store = formatted(task, tmp_path)
+    made = make_openai_jsonl(task, store, quiet)
+    text = store.path("openai", "train_with_images.jsonl").read_text()
+    assert '"https://pages.example/my%20manuals/images/0-0.png"' in text and "base64" not in text
+    moved = write_task(tmp_path, source={"images_url": "https://elsewhere.example/"})
+    again = make_openai_jsonl(moved, store, quiet)
+    assert again.data_version != made.data_version
+    assert (
+        "https://elsewhere.example/images/0-0.png"
+        in store.path("openai", "train_with_images.jsonl").read_text()
+    )
 
 
 def test_the_page_of_findings_shows_failing_rows_and_goes_when_they_are_mended(tmp_path: Path) -> None:

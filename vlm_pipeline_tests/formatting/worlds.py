@@ -194,6 +194,7 @@ REAL_SETS = {
     "think": "dipg_safety/dipg_think_proof_answer.jsonl",
     "torque": "torque_specs/torque_specs.jsonl",
     "abstain": "pubmedqa/pubmedqa.jsonl",
+    "manuals": "emanual_qa/emanual_qa.jsonl",
 }
 
 
@@ -207,7 +208,7 @@ def real_rows(name: str) -> list[Example]:
 
 @cache
 def real_processor(name: str) -> Any:
-    """qwen2vl, qwen25, llama, or a template of the templates folder on the Qwen2.5 or Llama vocabulary."""
+    """qwen2vl, qwen25, llama, or (hermes, hermes3, qwen3) a template of the templates folder on the Qwen2.5 or Llama vocabulary."""
     folder = REAL / "tokenizers"
     if name == "qwen2vl":
         return load_processor(folder / "qwen2-vl-2b-instruct")
@@ -217,12 +218,15 @@ def real_processor(name: str) -> Any:
         return load_processor(folder / "llama-3.1" / "hf-derived")
     files = {
         "hermes": ("qwen2.5-instruct", "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use.jinja"),
+        "hermes3": ("qwen2.5-instruct", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use.jinja"),
         "qwen3": ("qwen2.5-instruct", "Qwen-Qwen3-0.6B.jinja"),
     }
     base, file = files[name]
     made = load_processor(folder / base)
     template = (folder / "templates" / file).read_text()
-    made.chat_template = {"default": CHATML_TEXT, "tool_use": template} if name == "hermes" else template
+    made.chat_template = (
+        {"default": CHATML_TEXT, "tool_use": template} if name.startswith("hermes") else template
+    )
     return made
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vlm_pipeline.formatting.findings import Finding, picture_in_words
+from vlm_pipeline.formatting.pictures import picture_counter
 from vlm_pipeline.formatting.template import Markers, control_tokens, markers, takes_parts, tokenizer_of
 from vlm_pipeline.settings.data import PromptSettings
 
@@ -29,6 +30,7 @@ class Model:
         self.parts = takes_parts(processor)
         self.image_token: str | None = getattr(processor, "image_token", None)
         self.image_token_id: int | None = getattr(processor, "image_token_id", None)
+        self.pictures = picture_counter(processor)
         self.pad_id: int | None = self.tokenizer.pad_token_id
 
     def encode(self, texts: list[str]) -> list[Any]:
@@ -67,6 +69,11 @@ class Evidence:
     @cached_property
     def messages(self) -> list[dict[str, Any]] | None:
         return json.loads(self.row["messages"]) if self.row.get("messages") else None
+
+    @cached_property
+    def answers(self) -> list[dict[str, Any]]:
+        """The assistant messages, worked examples included; nothing where the row does not tell its messages."""
+        return [message for message in self.messages or () if message["role"] == "assistant"]
 
     @cached_property
     def tools(self) -> Any:

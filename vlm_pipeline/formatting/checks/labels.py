@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vlm_pipeline.formatting.checks.evidence import UNSUPERVISED, Evidence, Model
+from vlm_pipeline.formatting.said import losses
 
 _MASK = "take labels from format_example, which finds turns in the rendered text"
 _CUT = "raise the length limit or shorten the row; never let a collator truncate"
@@ -23,6 +25,8 @@ class _Turn:
     start: int
     end: int | None
     supervised: bool
+    said: str = ""  # its text, without the token that ends it
+    message: dict[str, Any] | None = None  # what it was rendered from, where the row tells
 
 
 def check_labels(row: Evidence, model: Model) -> None:
@@ -62,7 +66,11 @@ def check_labels(row: Evidence, model: Model) -> None:
             expected[turn.start : turn.end] = True
     _missing(row, model, turns, supervised)
     _extra(row, turns, supervised & ~expected, supervised)
-    _check_answer(row, model)
+    if row.messages is None:
+        _check_answer(row, model)
+    for number, turn in enumerate(turns, start=1):
+        if turn.supervised and turn.message is not None:
+            _check_said(row, number, turn, turn.message)
 
 
 def _turns(row: Evidence, model: Model) -> list[_Turn] | None:
@@ -83,14 +91,22 @@ def _turns(row: Evidence, model: Model) -> list[_Turn] | None:
         place, end = min(hits) if hits else (None, "")
         spans.append((start, place, end))
         position = -1 if place is None else text.find(opener, place + len(end))
-    own = spans[len(model.prompt.few_shot) :]
+    shots = len(model.prompt.few_shot)
+    own, messages = spans[shots:], row.answers[shots:]
+    told = messages if len(messages) == len(own) else [None] * len(own)
     turns = []
-    for number, (start, place, _) in enumerate(own):
+    for number, ((start, place, _), message) in enumerate(zip(own, told, strict=True)):
         first = encoding.char_to_token(start) if start < len(text) else len(encoding.ids)
         last = None if place is None else encoding.char_to_token(place)
         wanted = model.prompt.supervise == "all" or number == len(own) - 1
         turns.append(
-            _Turn(len(encoding.ids) if first is None else first, None if last is None else last + 1, wanted)
+            _Turn(
+                len(encoding.ids) if first is None else first,
+                None if last is None else last + 1,
+                wanted and (message or {}).get("weight", 1) != 0,
+                text[start:place],
+                message,
+            )
         )
     return turns
 
@@ -180,8 +196,27 @@ def _extra(row: Evidence, turns: list[_Turn], extra: np.ndarray, supervised: np.
         row.add(1, f"{count} tokens outside the answers are supervised", _MASK)
 
 
+def _check_said(row: Evidence, number: int, turn: _Turn, message: dict[str, Any]) -> None:
+    """5: what is learned is what the row says; white space that a template trims is told, but stops nothing."""
+    found = list(losses(message, turn.said))
+    lost = next((what for kind, what in found if kind == "lost"), None)
+    if lost is not None:
+        row.add(
+            5,
+            f"the template leaves out or changes a part of answer {number}: {lost[:60]!r}",
+            "learn this turn from a row that ends with it, or write it as the template does",
+        )
+    elif found:
+        row.add(
+            5,
+            f"the template changes white space of answer {number}, so that is what is learned: {found[0][1][:60]!r}",
+            "nothing to do if the white space means nothing; else use a model whose template keeps it",
+            blocking=False,
+        )
+
+
 def _check_answer(row: Evidence, model: Model) -> None:
-    """5: the gold answer is what is supervised, whole."""
+    """5: the gold answer is what is supervised, whole; for rows that do not tell their messages."""
     answer = row.row.get("answer")
     if not answer or row.found or row.row.get("tools"):
         return

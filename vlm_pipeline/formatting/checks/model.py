@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.formatting.findings import Finding
@@ -16,15 +14,14 @@ from vlm_pipeline.formatting.template import (
     generation_eos_ids,
     image_settings,
     image_settings_differences,
-    load_processor,
     markers,
     render_probe,
+    shared_processor,
     takes_parts,
     template_hash,
     template_of,
     tokenizer_of,
 )
-from vlm_pipeline.settings.data import ImageSettings
 from vlm_pipeline.task import Task
 
 
@@ -36,9 +33,7 @@ def check_model(task: Task, processor: Any, tables: Sequence[dict[str, Any]] = (
         *_two_dates(processor, task.prompt.template_args),
     ]
     try:
-        own = _own_processor(
-            task.base_model_path, task.revision, task.image, _file_times(task.base_model_path)
-        )
+        own = shared_processor(task.base_model_path, task.revision, task.image)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         own = None
@@ -54,16 +49,6 @@ def check_model(task: Task, processor: Any, tables: Sequence[dict[str, Any]] = (
         found += _pixel_budget(own, processor, tables)
     found += _stops(task, processor)
     return found
-
-
-@lru_cache(maxsize=4)
-def _own_processor(model: str, revision: str | None, image: ImageSettings, _times: tuple[int, ...]) -> Any:
-    return load_processor(model, revision, image)
-
-
-def _file_times(model: str) -> tuple[int, ...]:
-    folder = Path(model)
-    return tuple(file.stat().st_mtime_ns for file in sorted(folder.iterdir())) if folder.is_dir() else ()
 
 
 def _own_template(own: Any, processor: Any, tables: Sequence[dict[str, Any]]) -> list[Finding]:

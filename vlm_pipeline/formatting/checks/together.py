@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import Example, ImageRef, text_of
-from vlm_pipeline.examples.leakage import LeakSearch
+from vlm_pipeline.examples.facts import Facts
+from vlm_pipeline.examples.leakage import Leak, LeakSearch
 from vlm_pipeline.formatting.checks.evidence import Evidence
 from vlm_pipeline.formatting.conversation import shot_images
 from vlm_pipeline.formatting.findings import Finding
 from vlm_pipeline.settings.data import PromptSettings
-
-COLUMNS = ("id", "section", "group", "split", "question", "answer", "images", "image_sha256", "metadata")
 
 
 def check_told(row: Evidence, prompt: PromptSettings, systems: dict[str, list[int]]) -> None:
@@ -67,10 +66,9 @@ def systems_differ(systems: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
 
 
 def _lacking(messages: list[dict[str, Any]], prompt: PromptSettings) -> str:
-    told = text_of(messages[0]["content"]) if messages[0]["role"] == "system" else ""
-    if prompt.preamble and not told.startswith(prompt.preamble):
-        return "the task's preamble"
-    if prompt.system is not None and told.removeprefix(f"{prompt.preamble}\n\n") != prompt.system:
+    if prompt.system is not None and (
+        messages[0]["role"] != "system" or text_of(messages[0]["content"]) != prompt.system
+    ):
         return "the task's system prompt"
     texts = [(m["role"], text_of(m["content"])) for m in messages]
     for shot in prompt.few_shot:
@@ -100,7 +98,7 @@ class SplitWatch:
             self._search.add(Example(name, said, images, group=f"id:{name}", split="train"))
 
     def add(self, row: dict[str, Any]) -> None:
-        """row: formatted columns (COLUMNS); rows without group, split and content cannot be placed."""
+        """row: formatted columns; rows without group, split and content cannot be placed."""
         content = row.get("question") is not None or row.get("messages")
         if row.get("group") is None or row.get("split") is None or not content:
             return
@@ -118,11 +116,19 @@ class SplitWatch:
             )
         )
 
+    def add_facts(self, facts: Facts) -> None:
+        """The same for a row whose facts are known."""
+        self._search.add_facts(facts)
+
     def findings(self) -> Iterator[Finding]:
-        for leak in self._search.find():
-            yield Finding(
-                31, f"{leak.reason} (rows {', '.join(leak.rows[:4])})", leak.remedy, blocking=leak.blocking
-            )
+        return leak_findings(self._search.find())
+
+
+def leak_findings(leaks: Iterable[Leak]) -> Iterator[Finding]:
+    for leak in leaks:
+        yield Finding(
+            31, f"{leak.reason} (rows {', '.join(leak.rows[:4])})", leak.remedy, blocking=leak.blocking
+        )
 
 
 def _dialogue(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vlm_pipeline.examples.example import ImageRef, text_of
 from vlm_pipeline.formatting.checks.evidence import Evidence, Model
-from vlm_pipeline.formatting.conversation import Conversation, all_texts, template_messages
-from vlm_pipeline.formatting.pictures import picture_counter
+from vlm_pipeline.formatting.conversation import Conversation, all_texts, learned_turns, template_messages
 from vlm_pipeline.formatting.template import CONTROL_LIKE, RenderError, control_pattern, render_text
 
 _SPEAKERS = frozenset(("system", "user", "assistant", "human", "bot", "tool", "im_start", "inst"))
@@ -135,12 +135,42 @@ def check_rendering(row: Evidence, model: Model) -> None:
             f"the model's own template renders {text[place : place + 40]!r} where the row has {row.text[place : place + 40]!r}",
             "format the rows with the processor of the model that is trained, and no other template",
         )
-    elif prompt is not None and row.row.get("prompt_text") is not None and prompt != row.row["prompt_text"]:
+        return
+    if prompt is not None and row.row.get("prompt_text") is not None and prompt != row.row["prompt_text"]:
         row.add(
             11,
             f"the generation prompt is {prompt[-60:]!r} by the template, {row.row['prompt_text'][-60:]!r} in the row",
             "make prompt and row from one rendering",
         )
+    _check_inner_prompts(row, model, talk)
+
+
+def _check_inner_prompts(row: Evidence, model: Model, talk: Conversation) -> None:
+    """11 for the learned turns before the last one: a model that is asked for them is asked what training shows."""
+    system = talk.messages[0]["role"] == "system"
+    talk = replace(talk, first_own=system + 2 * len(model.prompt.few_shot))
+    inner = [index for index in learned_turns(talk, model.prompt) if index < len(talk.messages) - 1]
+    prompts = []
+    for index in inner:
+        try:
+            messages = template_messages(talk.before(index), model.parts)
+            prompts.append(
+                render_text(
+                    model.processor, messages, talk.tools, model.prompt.template_args, generation=True
+                )
+            )
+        except RenderError as error:
+            row.add(error.number, error.message, error.remedy)
+            return
+    for index, prompt, encoding in zip(inner, prompts, model.encode(prompts), strict=True):
+        if not np.array_equal(encoding.ids, row.short_ids[: len(encoding.ids)]):
+            row.add(
+                11,
+                f"a model is asked for turn {index + 1} with a prompt that is not how the row begins (it ends with "
+                f"{prompt[-40:]!r})",
+                "set prompt.supervise: last, or give the turn weight 0, so that it is context only",
+            )
+            return
 
 
 def check_pictures(row: Evidence, model: Model) -> None:
@@ -176,7 +206,6 @@ def check_pictures(row: Evidence, model: Model) -> None:
 
 def _expected_tokens(row: Evidence, model: Model, images: list[str]) -> list[int] | None:
     """Tokens of each picture, from the picture files as they are now; findings where they cannot be read."""
-    counter = picture_counter(model.processor)
     hashes = row.row.get("image_sha256") or images
     grids = row.row.get("image_grid") or [None] * len(images)
     expected = []
@@ -185,7 +214,7 @@ def _expected_tokens(row: Evidence, model: Model, images: list[str]) -> list[int
             row.add(17, f"the picture {path} is gone", "restore the file, or format the section again")
             return None
         try:
-            tokens = counter.count(ImageRef(path, None, digest, 0, 0, ""))
+            tokens = model.pictures.count(ImageRef(path, None, digest, 0, 0, ""))
         except RenderError as error:
             row.add(error.number, error.message, error.remedy)
             return None
