@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,6 +30,39 @@ predictors:
 scorers:
   - {kind: quantity}
 """
+
+
+class Confident:
+    """Confident AI on loopback: notes what is sent to it."""
+
+    def __enter__(self) -> Confident:
+        self.paths: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                outer.paths.append(self.path)
+                body = b'{"success": true, "data": {"id": "x", "link": null}}'
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PUT = do_POST
+
+            def log_message(self, *arguments: object) -> None:
+                """Quiet."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 @pytest.fixture
@@ -130,10 +166,20 @@ def test_plain_pytest_exit_codes_and_output(world):
 DEEPEVAL = ("-c", "from deepeval.cli.main import app; app()", "test", "run")
 
 
-def test_deepeval_test_run_passes(world):
-    found = run(world, "--sections", "torque", "--each-row", "--max-samples", "2", program=DEEPEVAL)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "4 passed" in found.stdout  # two bars, two rows
+@pytest.mark.parametrize(("opted_in", "sent"), [((), False), (("--confident",), True)])
+def test_deepeval_test_run_passes_and_sends_results_only_where_that_is_asked_for(
+    world, monkeypatch, opted_in, sent
+):
+    """A key of Confident AI in the environment is no consent."""
+    with Confident() as service:
+        monkeypatch.setenv("CONFIDENT_API_KEY", "confident_us_proj_abcdef")
+        monkeypatch.setenv("CONFIDENT_BASE_URL", service.url)
+        monkeypatch.setenv("CONFIDENT_OPEN_BROWSER", "0")
+        chosen = ("--sections", "torque", "--each-row", "--max-samples", "2", *opted_in)
+        found = run(world, *chosen, program=DEEPEVAL)
+        assert found.returncode == 0, found.stdout + found.stderr
+        assert "4 passed" in found.stdout  # two bars, two rows
+        assert ("/v1/test-run" in service.paths) is sent and bool(service.paths) is sent
 
 
 def test_deepeval_test_run_fails(world):
@@ -143,3 +189,25 @@ def test_deepeval_test_run_fails(world):
     assert found.returncode == 1 and "1 failed" in found.stdout, found.stdout + found.stderr
     written = json.loads((world / "gate.json").read_text())
     assert written["model"] == "tuned" and written["holds"] is False
+
+
+PAGE = FOLDER.parents[2] / "docs" / "scoring.md"
+
+
+@pytest.mark.parametrize(
+    "command", re.findall(r"<!-- gate -->\n```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+)
+def test_commands_of_the_page_run_as_written(world, monkeypatch, command):
+    """In a folder laid out as the page supposes; the task and its store are those of these tests."""
+    (world / "data").mkdir()
+    (world / "task").rename(world / "data" / "manual_qa")
+    monkeypatch.setenv("VLM_PIPELINE_STORE", str(world / "store"))
+    monkeypatch.setenv("DEEPEVAL_TELEMETRY_OPT_OUT", "1")
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[2]))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    found = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], cwd=world, capture_output=True, text=True, timeout=900
+    )
+    assert found.returncode == 0 and " passed" in found.stdout, found.stdout + found.stderr
+    if "--output" in command:
+        assert json.loads((world / "gate.json").read_text("utf-8"))["holds"] is True
