@@ -6,8 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).parents[2]
 
@@ -25,10 +26,14 @@ def small_task(folder: Path, name: str = "manual_qa") -> Path:
 
 @dataclass
 class Loop:
-    """`python -m vlm_pipeline loop <task>` below one folder."""
+    """`python -m vlm_pipeline loop <task>` below one folder.
+
+    Commands start in that folder: an `.env` of the checkout cannot send them to another Dagster home.
+    """
 
     folder: Path
     tasks: Path = PROJECT / "data"
+    services: dict[str, str] = field(default_factory=dict)  # addresses and keys, added to the environment
 
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -42,24 +47,34 @@ class Loop:
     def store(self) -> Path:
         return self.folder / "store"
 
-    def start(self, *arguments: str, command: str = "loop") -> subprocess.Popen[str]:
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            **self.services,
+            "PYTHONPATH": str(PROJECT),
+            "VLM_PIPELINE_TASKS": str(self.tasks),
+            "VLM_PIPELINE_STORE": str(self.store),
+            "DAGSTER_HOME": str(self.home),
+        }
+
+    def start(
+        self, *arguments: str, command: str = "loop", output: Any = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
+        """In a process group of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "vlm_pipeline", command, *arguments],
-            cwd=PROJECT,
-            env={
-                **os.environ,
-                "VLM_PIPELINE_TASKS": str(self.tasks),
-                "VLM_PIPELINE_STORE": str(self.store),
-                "DAGSTER_HOME": str(self.home),
-            },
-            stdout=subprocess.PIPE,
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
-    def run(self, *arguments: str, timeout: float = 900) -> str:
+    def run(self, *arguments: str, timeout: float = 900, command: str = "loop") -> str:
         """Run to the end; returns the output. Fails with its end when the exit status is not 0."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, command=command)
         output, _ = process.communicate(timeout=timeout)
         assert process.returncode == 0, output[-6000:]
         return output

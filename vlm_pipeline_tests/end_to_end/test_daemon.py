@@ -2,96 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.candidates import foreign
+from vlm_pipeline_tests.end_to_end.daemon import Daemon
+from vlm_pipeline_tests.end_to_end.loop import Loop
 from vlm_pipeline_tests.promotion.world import Answers, World, write_rows
 
-PROJECT = Path(__file__).parents[2]
 MORE = "automation: {every_s: 2}\ncandidates: {settle_s: 1}\ngeneration: {max_new_tokens: 4}\n"
 SPLITS = {"train": 2, "val": 1, "test": 2}
-
-
-class Daemon:
-    """`dagster-daemon run` for one task, with its sensors switched on."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.home = folder, folder / "home"
-        self.home.mkdir()
-        (self.home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
-        self.environment = {
-            **os.environ,
-            "VLM_PIPELINE_TASKS": str(folder),
-            "VLM_PIPELINE_STORE": str(folder / "store"),
-            "DAGSTER_HOME": str(self.home),
-        }
-        self.log = (folder / "daemon.log").open("ab")
-
-    def switch_on(self, *sensors: str) -> None:
-        for name in sensors:
-            command = [sys.executable, "-W", "ignore", "-m", "dagster", "sensor", "start", name]
-            command += ["-m", "vlm_pipeline.definitions"]
-            subprocess.run(
-                command, env=self.environment, cwd=PROJECT, check=True, capture_output=True, timeout=120
-            )
-
-    def start(self) -> None:
-        command = [sys.executable, "-W", "ignore", "-m", "dagster._daemon", "run"]
-        command += ["-m", "vlm_pipeline.definitions"]
-        self.process = subprocess.Popen(
-            command, env=self.environment, cwd=PROJECT, stdout=self.log, stderr=self.log, start_new_session=True
-        )  # fmt: skip
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)  # the group that was started here, and nobody else
-        self.process.wait(30)
-
-    def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            log = (self.folder / "daemon.log").read_text("utf-8", "replace")[-3000:]
-            assert time.monotonic() < deadline, f"{what} did not happen; runs: {self.runs()}\n{log}"
-            assert self.process.poll() is None, log
-            time.sleep(0.5)
-
-    def runs(self) -> Counter[tuple[str, str]]:
-        """Finished and unfinished runs by what they made and their status."""
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            return Counter(
-                ("+".join(sorted(key.path[1] for key in run.asset_selection or ())), run.status.value)
-                for run in instance.get_runs()
-            )
-
-    def rest(self, quiet_s: float = 10.0, seconds: float = 180.0) -> Counter[tuple[str, str]]:
-        """Wait until no run is open and none was added for a while; returns the runs."""
-        deadline = time.monotonic() + seconds
-        while True:
-            before = self.runs()
-            time.sleep(quiet_s)
-            after = self.runs()
-            if before == after and {status for _, status in after} <= {"SUCCESS", "FAILURE"}:
-                return after
-            assert time.monotonic() < deadline, f"the daemon does not come to rest: {after}"
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     World(tmp_path, Answers({}), more=MORE, splits=SPLITS).task  # noqa: B018 (writes task.yaml)
-    made = Daemon(tmp_path)
+    made = Daemon(Loop(tmp_path, tmp_path))
     yield made
-    if made.process.poll() is None:
+    if made.runs_now:
         made.kill()
 
 
