@@ -1,8 +1,11 @@
 """Training: one adapter of the task's base model. Keep recipes out of this module."""
 
+from pathlib import Path
+
 import dagster as dg
 
 from vlm_pipeline.orchestration.assets.common import GPU_POOL, common, key
+from vlm_pipeline.orchestration.live import live_view
 from vlm_pipeline.orchestration.recording import record
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
 from vlm_pipeline.reporting.pictures import loss_curve
@@ -35,7 +38,8 @@ def training_assets(task: Task) -> list[dg.AssetsDefinition]:
         store = loop.store(task)
 
         def train(request: dict) -> dict:
-            return payloads.run(context, store, "vlm_pipeline.training", request)
+            with live_view(context, Path(request["live"])):
+                return payloads.run(context, store, "vlm_pipeline.training", request)
 
         return record(make_adapter(loop.task(task), store, train, context.log.info, picture=loss_curve))
 
