@@ -1,8 +1,9 @@
 """Throughput of the scorers: 100,000 responses of many styles through every one of them, on one core.
 
 Prints one JSON line: responses per second for each scorer (processor time of one core), the slowest single response,
-the slowest of a set of hostile texts (time in ms), and ``growth``: the time of all responses over ten times that of
-the first tenth, which is 1 where time grows linearly. ``--responses`` sets another number.
+the slowest of a set of hostile texts and of seeded mixtures of them (time in ms), and ``growth``: the time of all
+responses over ten times that of the first tenth, which is 1 where time grows linearly. Exits with 1 where a response
+takes longer than the limit or time does not grow linearly. ``--responses`` and ``--mixtures`` set other numbers.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from vlm_pipeline.settings.scoring import (
 )
 
 LIMIT_MS = 50.0
+MOST_GROWTH = 1.5
 
 GOLDS = {
     "score": (ScoreSettings(), "6", {}),
@@ -92,8 +94,24 @@ def hostile(size: int = 20_000) -> dict[str, str]:
         "option A is ", "I can't ", "I cannot help ", "it is not ", "sorry ", "there is no ", "should not be ", "I must point out the word ", "is not right ", "violence is ", "talk to ", "if you are ", "\n", "\n\n", " ", "\t", "= ", "1 = ", "seven ", "two hundred and ", "e10", "1e", "x10^", "ab-", "\\",
         "\ud800", "\x00", "é", "½", "'", '"', "`", "```", "```json\n{", "| 1 ", "| score ", "high risk ", "no ", "Question: 1\n", "user:\n", "London ", "is correct ", "f(", "[f(x=",
         "[f(x=1),", "wait, ", "wait, it is ", "if ", "because 1, ", "°", "$", "$1", "%", "5%", "10 W-", "<think>", "<tools>", "[TOOL_CALLS]", "<function=f>", "Final: ", "## Proof\n",
+        "no, ", "oops ", "sorry, I ", "I mean ", "let me re", "I would not ", "the page does not ", "none of the tools ", "as an ai ", "I do not, ", "but the ", "rather ", "Is it? ", "than ",
+        "so ", "which is ", "in total ", "total ", ", or about ", "amounts to ", "adds up to ", "check ", "you might think ", "in May 2018 ", "3 pm ", "5 kg/", "5 W/(m·", "5 N·m/", "6' 2", "per ", "06A-1-",
+        "A & ", "B; ", "only B ", "Option B ", "A is ", "</think>", "<thinking>", "no ", "nope ",
     ]  # fmt: skip
     return {piece: (piece * (size // len(piece) + 1))[:size] for piece in pieces}
+
+
+def mixtures(count: int, size: int = 20_000, seed: int = 0) -> list[str]:
+    """Seeded texts that repeat a few hostile pieces in turn, behind a beginning and before an end that raise hopes."""
+    draw = random.Random(seed)
+    pieces = list(hostile(1))
+    made = []
+    for _ in range(count):
+        unit = "".join(draw.choices(pieces, k=draw.choice((1, 2, 2, 3, 4, 6))))
+        opening = draw.choice(("", "The answer is ", '"', "<answer>", "(", "Score: ", "I cannot ", "Wait, "))
+        closing = draw.choice(("", "x", "!", '"', ")", ".", "7"))
+        made.append((opening + unit * (size // len(unit) + 1))[:size] + closing)
+    return made
 
 
 def timed(scorer: RowScorer, text: str, reference: Reference) -> float:
@@ -106,9 +124,12 @@ def timed(scorer: RowScorer, text: str, reference: Reference) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--responses", type=int, default=100_000)
+    parser.add_argument("--mixtures", type=int, default=1_000)
     options = parser.parse_args()
     texts = responses(options.responses)
-    rates, slowest, worst_hostile, growth = {}, {}, {}, {}
+    attacks = {f"{piece!r} repeated": text for piece, text in hostile().items()}
+    attacks |= {f"{text[:60]!r} ...": text for text in mixtures(options.mixtures)}
+    rates, slowest, worst, growth = {}, {}, {}, {}
     for name, (settings, gold, metadata) in GOLDS.items():
         scorer = build_scorer(settings)
         reference = scorer.reference(gold, metadata)
@@ -118,9 +139,13 @@ def main() -> int:
         slowest[name] = round(max(spent), 2)
         rates[name] = round(1000 * len(texts) / sum(spent))
         growth[name] = round(sum(spent) / (10 * sum(spent[: len(texts) // 10])), 2)
-        times = {p: min(timed(scorer, text, reference) for _ in range(2)) for p, text in hostile().items()}
-        piece = max(times, key=times.__getitem__)
-        worst_hostile[name] = {"ms": round(times[piece], 1), "text": f"{piece!r} repeated"}
+        times = {
+            about: min(timed(scorer, text, reference) for _ in range(2)) for about, text in attacks.items()
+        }
+        about = max(times, key=times.__getitem__)
+        worst[name] = {"ms": round(times[about], 1), "text": about}
+    within = max(*slowest.values(), *(one["ms"] for one in worst.values())) <= LIMIT_MS
+    linear = max(growth.values()) <= MOST_GROWTH
     print(
         json.dumps(
             {
@@ -130,13 +155,14 @@ def main() -> int:
                 "seconds": round(sum(len(texts) / rate for rate in rates.values())),
                 "growth": growth,
                 "slowest_ms": slowest,
-                "slowest_hostile_20kB": worst_hostile,
-                "within_limit": max(max(slowest.values()), max(w["ms"] for w in worst_hostile.values()))
-                <= LIMIT_MS,
+                "slowest_of_20_kB_attacks": worst,
+                "limit_ms": LIMIT_MS,
+                "within_limit": within,
+                "linear": linear,
             }
         )
     )
-    return 0
+    return 0 if within and linear else 1
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from typing import Any
 
-from dotenv import dotenv_values
-
 from vlm_pipeline import terminal
 from vlm_pipeline.compute.payload import die_with_parent, starter_environment
+from vlm_pipeline.dagster_home import dagster_home
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
 from vlm_pipeline.reporting import commands as reporting
@@ -83,7 +82,7 @@ def run_job(command: str, task: str, choices: dict[str, Any]) -> int:
     write_json(config, run_config)  # JSON is YAML
     dagster = [sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute"]
     dagster += ["-m", "vlm_pipeline.definitions", "-j", job, "-c", str(config)]
-    home = os.environ.get("DAGSTER_HOME") or dotenv_values(".env").get("DAGSTER_HOME")  # as Dagster finds it
+    home = dagster_home()
     environment = {**os.environ, **starter_environment(), **({"DAGSTER_HOME": home} if home else {})}
     status = terminal.run(dagster, environment)
     if status and home:  # else the run was kept nowhere

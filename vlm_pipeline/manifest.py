@@ -14,8 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from vlm_pipeline.locks import locked
 from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, safe_name, write_json
 
 FOLDER = ".manifests"
@@ -46,7 +45,7 @@ def make_once(
     """
     manifest_path = _path(store, name)
     manifest_path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(manifest_path.with_suffix(".lock"), name, log):
+    with locked(manifest_path.with_suffix(".lock"), lambda: f"{name}: another process is making it", log):
         manifest = read_manifest(store, name)
         reason = _why_not(store, manifest, inputs)
         if manifest is not None and not reason:
@@ -173,21 +172,3 @@ def _same(file: Path, fingerprint: Mapping[str, Any]) -> bool:
     if status.st_size != fingerprint["size"]:
         return False
     return status.st_mtime_ns == fingerprint["mtime_ns"] or file_hash(file) == fingerprint["sha256"]
-
-
-class _locked:
-    """An exclusive lock that says so when it has to wait; the operating system frees it when its holder dies."""
-
-    def __init__(self, path: Path, name: str, log: Callable[[str], None]) -> None:
-        self._lock = FileLock(path)
-        self._name, self._log = name, log
-
-    def __enter__(self) -> None:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            self._log(f"{self._name}: another process is making it; waiting for it to end")
-            self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()

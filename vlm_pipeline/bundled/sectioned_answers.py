@@ -11,9 +11,10 @@ from typing import Any
 
 NAME = "sectioned_answers"
 SECTIONS = ("grounded", "conflicting", "abstaining")
+UNANSWERABLE = "abstaining"  # section of questions that the log does not answer
 ROWS = {"train": 200, "val": 30, "test": 40}  # of each section
 SEEDS = {"train": 7101, "val": 7202, "test": 7303, "probes": 7404}
-PROBES = 6  # of each section, in no split
+PROBES = 8  # of each section, in no split
 
 THINGS = {"pump": ("pressure", "bar"), "tank": ("level", "cm"), "motor": ("speed", "rpm"), "oven": ("heat", "degrees"),
           "valve": ("flow", "litres"), "shaft": ("gap", "mm")}  # fmt: skip
@@ -65,6 +66,12 @@ def drawn(section: str, rng: random.Random) -> tuple[str, str, str, str]:
         analysis = f"The log has no entry on {thing} {name}."
         final = f"I do not know: the log does not contain the {measure} of {thing} {name}."
     return log, question, answer(analysis, proof, final), final
+
+
+def more_like(section: str, system: str, rng: random.Random) -> tuple[str, str, dict[str, Any]]:
+    """(question with its log, answer, facts) of one more row; every row has the same system text."""
+    log, question, whole, final = drawn(section, rng)
+    return f"{log}\n{question}", whole, {"content_type": section, "context": log, "answer": final}
 
 
 def section_rows(section: str) -> list[dict[str, Any]]:

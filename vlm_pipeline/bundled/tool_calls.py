@@ -14,8 +14,10 @@ from typing import Any
 
 NAME = "tool_calls"
 SECTIONS = ("one_tool", "several_tools", "no_call")
+UNANSWERABLE = "no_call"  # section of wishes that nothing on offer fulfils
 ROWS = {"train": 200, "val": 30, "test": 40}  # of each section
-SEEDS = {"train": 6101, "val": 6202, "test": 6303}
+SEEDS = {"train": 6101, "val": 6202, "test": 6303, "probes": 6404}
+PROBES = 8  # of each section, in no split
 NO_CALL = "None of these tools can do that."
 SYSTEM = """\
 You can call these tools:
@@ -115,14 +117,33 @@ def hermes(calls: list[dict[str, Any]]) -> str:
 def offer(section: str, rng: random.Random) -> tuple[list[Tool], str, list[dict[str, Any]]]:
     """Tools on offer, the wish, and the right calls."""
     tools = rng.sample(TOOLS, 1 if section == "one_tool" else rng.randint(2, 3))
+    return tools, *wish_for(section, tools, rng)
+
+
+def wish_for(section: str, tools: list[Tool], rng: random.Random) -> tuple[str, list[dict[str, Any]]]:
+    """A wish to somebody who has these tools, and the right calls."""
     if section == "no_call":
         other = rng.choice([tool for tool in TOOLS if tool not in tools])
-        return tools, drawn(other, rng)[0], []
+        return drawn(other, rng)[0], []
     wanted = (
         rng.sample(tools, 2) if section == "several_tools" and rng.random() < 0.3 else [rng.choice(tools)]
     )
     made = [drawn(tool, rng) for tool in wanted]
-    return tools, " Then: ".join(wish for wish, _ in made), [call for _, call in made]
+    return " Then: ".join(wish for wish, _ in made), [call for _, call in made]
+
+
+def more_like(section: str, system: str, rng: random.Random) -> tuple[str, str, dict[str, Any]]:
+    """(wish, answer, facts) of one more row under a row's system text, which names the tools on offer."""
+    named = {
+        json.loads(line)["function"]["name"] for line in system.splitlines() if line.startswith('{"type"')
+    }
+    tools = [tool for tool in TOOLS if tool.name in named]
+    wish, calls = wish_for(section, tools, rng)
+    return wish, hermes(calls), facts_of(tools, calls)
+
+
+def facts_of(tools: list[Tool], calls: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"content_type": f"{len(calls)}_calls_of_{len(tools)}_tools", "answer": calls}
 
 
 def section_rows(section: str) -> list[dict[str, Any]]:
@@ -142,6 +163,36 @@ def _all_rows() -> dict[str, list[dict[str, Any]]]:
     }  # fmt: skip
 
 
+def _told(tools: list[Tool]) -> str:
+    """The system prompt with the tools on offer."""
+    return SYSTEM.format(tools="\n".join(json.dumps(tool.schema()) for tool in tools), no_call=NO_CALL)
+
+
+def probes() -> list[dict[str, Any]]:
+    """Critical wishes that are in no split; the tools on offer stand before the wish."""
+    known = {row["conversations"][1]["value"] for rows in _all_rows().values() for row in rows}
+    made = []
+    for section in SECTIONS:
+        rng = random.Random(f"{NAME} {section} {SEEDS['probes']}")
+        number = 0
+        while number < PROBES:
+            tools, wish, calls = offer(section, rng)
+            if wish in known:
+                continue
+            known.add(wish)
+            made.append(
+                {
+                    "id": f"probe-{section}-{number:02d}",
+                    "category": section,
+                    "system": _told(tools),
+                    "question": wish,
+                    "expected_answer": hermes(calls),
+                }
+            )
+            number += 1
+    return made
+
+
 def _split_rows(section: str, split: str, known: set[str]) -> Iterator[dict[str, Any]]:
     rng = random.Random(f"{NAME} {section} {SEEDS[split]}")
     number = 0
@@ -150,10 +201,9 @@ def _split_rows(section: str, split: str, known: set[str]) -> Iterator[dict[str,
         if wish in known:
             continue
         known.add(wish)
-        listed = "\n".join(json.dumps(tool.schema()) for tool in tools)
         yield {
             "conversations": [
-                {"from": "system", "value": SYSTEM.format(tools=listed, no_call=NO_CALL)},
+                {"from": "system", "value": _told(tools)},
                 {"from": "human", "value": wish},
                 {"from": "gpt", "value": hermes(calls)},
             ],
@@ -161,8 +211,7 @@ def _split_rows(section: str, split: str, known: set[str]) -> Iterator[dict[str,
                 "id": f"{section}-{split}-{number:03d}",
                 "section": section,
                 "split": split,
-                "content_type": f"{len(calls)}_calls_of_{len(tools)}_tools",
-                "answer": calls,
+                **facts_of(tools, calls),
                 "generator_seed": SEEDS[split],
             },
         }

@@ -55,13 +55,17 @@ class Conversation:
 def build_conversation(example: Example, prompt: PromptSettings, root: Path | None = None) -> Conversation:
     """Put the task's prompt settings around a row. root: task folder, which few-shot pictures lie in.
 
-    A task's system prompt replaces the row's own; the instruction follows the text of the last user turn.
+    A task's system prompt replaces the row's own, its preamble goes before either; the instruction follows the text of
+    the last user turn.
     """
     own = list(example.messages)
     system = [m for m in own[:1] if m["role"] == "system"]
     dialogue = own[len(system) :]
     if prompt.system is not None:
         system = [{"role": "system", "content": prompt.system}]
+    if prompt.preamble:
+        told = [prompt.preamble, *(text_of(m["content"]) for m in system)]
+        system = [{"role": "system", "content": "\n\n".join(told)}]
     shots, shot_images = _shots(prompt, root)
     if prompt.instruction:
         dialogue = _with_instruction(dialogue, prompt.instruction)

@@ -73,6 +73,11 @@ def _examples(task: Task, path: Path) -> Iterator[Example]:
         expected = (
             probe.expected_answer if probe.expected_answer is not None else ", ".join(probe.expected_keywords)
         )
-        messages = ({"role": "user", "content": question}, {"role": "assistant", "content": str(expected)})
+        told = ({"role": "system", "content": probe.system},) if probe.system else ()
+        messages = (
+            *told,
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": str(expected)},
+        )
         example = Example(probe.id, messages, images, None, {"answer": expected}, Source(str(path), number))
         yield replace(example, section=probe.category, group=content_hash(probe.id), split=SPLIT)

@@ -34,7 +34,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Counts:
-    """What one `predict_table` did. `cost_usd` and tokens are of this run only, not of reused answers."""
+    """What one `predict_table` did. Cost and tokens are of this run; of reused answers they are `_saved`."""
 
     rows: int
     asked: int
@@ -44,6 +44,9 @@ class Counts:
     tokens_in: int
     tokens_out: int
     cost_usd: float
+    tokens_in_saved: int = 0
+    tokens_out_saved: int = 0
+    cost_usd_saved: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -114,7 +117,7 @@ def predict_table(
     write_predictions(output, table, description)
     if not any(row.error for row in table):
         journal.path.unlink(missing_ok=True)
-    new = list(fresh.values())
+    new, known = list(fresh.values()), [row for row in table if row.cached]
     return Counts(
         rows=len(table),
         asked=len(first_with),
@@ -124,6 +127,9 @@ def predict_table(
         tokens_in=sum(row.tokens_in for row in new),
         tokens_out=sum(row.tokens_out for row in new),
         cost_usd=sum(row.cost_usd for row in new),
+        tokens_in_saved=sum(row.tokens_in for row in known),
+        tokens_out_saved=sum(row.tokens_out for row in known),
+        cost_usd_saved=sum(row.cost_usd for row in known),
     )
 
 

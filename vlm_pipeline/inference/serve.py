@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task, load_task
@@ -49,17 +49,11 @@ def export_for_serving(task: Task, store: TaskStore, adapter: Path, output: Path
 
     Made once per adapter and settings; the folder appears whole or not at all.
     """
-    from vlm_pipeline.formatting.template import image_settings, load_processor, template_hash
+    from vlm_pipeline.formatting.template import load_processor, tokenizer_of
     from vlm_pipeline.inference.generate import bare_generation_config, stop_ids
     from vlm_pipeline.inference.local import turn_ends
-    from vlm_pipeline.training.adapters import load_adapter, merge_layers
-    from vlm_pipeline.training.base_model import (
-        base_fingerprint,
-        load_base,
-        pick_device,
-        pick_dtype,
-        resolve_base,
-    )
+    from vlm_pipeline.training.base_model import pick_device, pick_dtype, resolve_base
+    from vlm_pipeline.training.export import export_merged
 
     device = pick_device()
     dtype = pick_dtype(task.training.precision, device)
@@ -71,26 +65,16 @@ def export_for_serving(task: Task, store: TaskStore, adapter: Path, output: Path
         return output
     base = resolve_base(task.base_model_path, task.revision)
     processor = load_processor(base, image=task.image)
-    model = load_adapter(
-        load_base(base, dtype, device),
-        adapter,
-        base_fingerprint(base, store.cache / "base_fingerprints.json"),
-        image_settings=image_settings(processor),
-        template_hash=template_hash(processor),
+
+    def configure(model: Any) -> None:
+        eos = sorted({*stop_ids(model, tokenizer_of(processor)), *turn_ends(processor)})
+        model.generation_config = bare_generation_config(model, eos)
+        model.generation_config.max_new_tokens = task.generation.max_new_tokens
+
+    cache = store.cache / "base_fingerprints.json"
+    return export_merged(
+        adapter, base, output, processor, dtype=dtype, device=device, cache=cache, configure=configure
     )
-    merge_layers(model)
-    merged = model.unload()
-    tokenizer = getattr(processor, "tokenizer", processor)
-    eos = sorted({*stop_ids(merged, tokenizer), *turn_ends(processor)})
-    merged.generation_config = bare_generation_config(merged, eos)
-    merged.generation_config.max_new_tokens = task.generation.max_new_tokens
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        whole = Path(temporary) / "model"
-        merged.save_pretrained(whole)
-        processor.save_pretrained(whole)
-        whole.rename(output)
-    return output
 
 
 def server_command(folder: Path, *, host: str, port: int, engine: str | None = None) -> list[str]:

@@ -21,6 +21,7 @@ from vlm_pipeline.settings.predictors import (
 )
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
+from vlm_pipeline.training.record import adapter_version, read_record
 from vlm_pipeline.training.stage import base_identity, current_adapter
 
 Payload = Callable[[dict[str, Any]], dict[str, Any]]
@@ -67,6 +68,9 @@ def make_predictions(
             inputs["pattern"] = content_hash(pattern)
         if predictor.adapter == "trained":
             inputs |= require(adapters, ["adapter"], "Materialize the adapter.")
+        elif predictor.adapter:
+            record = read_record(adapters.path("adapters", predictor.adapter), verify_files=False)
+            inputs["adapter"] = adapter_version(record)
     else:
         inputs["server"] = server_place(predictor)
 

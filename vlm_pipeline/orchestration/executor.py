@@ -1,4 +1,5 @@
-"""Steps in one process; before the first one, runs that died are closed and their pool slots freed.
+"""Steps in one process, one run of a task at a time; before the first step, runs that died are closed and their pool
+slots freed.
 
 Heavy work happens in payload processes, so a process per step would only pay the imports again (22 trivial steps:
 6 s in one process, 61 s in many). After SIGKILL of a run its pool slots stay taken until the daemon notices, and
@@ -11,18 +12,22 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import psutil
 from dagster._core.definitions.executor_definition import IN_PROC_CONFIG, _core_in_process_executor_creation
+from dagster._core.errors import raise_execution_interrupts
 from dagster._core.events import DagsterEvent
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.executor.in_process import InProcessExecutor
 
 from vlm_pipeline.compute.payload import STARTER_VARIABLE, die_with_parent
+from vlm_pipeline.locks import loop_turn
 from vlm_pipeline.orchestration.runs import TASK_TAG
+from vlm_pipeline.store import TaskStore
 
 PROCESS_TAG = "vlm_pipeline/process"
 OPEN = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -72,16 +77,28 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 class LoopExecutor(InProcessExecutor):
-    """In-process execution that first tidies up after killed runs."""
+    """In-process execution that first waits for its turn and tidies up after killed runs."""
 
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
         if STARTER_VARIABLE in os.environ:  # started by `make loop`: end with it, so that nothing is orphaned
             die_with_parent()
-        close_dead_runs(plan_context.instance)
         plan_context.instance.add_run_tags(plan_context.run_id, {PROCESS_TAG: process_signature()})
-        yield from super().execute(plan_context, execution_plan)
+        run = plan_context.dagster_run
+        with ExitStack() as turns:
+            for task in tasks_of(run):
+                with raise_execution_interrupts():  # a run that waits can be cancelled
+                    who = f"run {run.run_id[:8]} ({run.job_name})"
+                    turns.enter_context(loop_turn(TaskStore(task), who, plan_context.log.info))
+            close_dead_runs(plan_context.instance)
+            yield from super().execute(plan_context, execution_plan)
+
+
+def tasks_of(run: dg.DagsterRun) -> list[str]:
+    """Tasks whose artifacts a run may change, in order."""
+    named = {run.tags[TASK_TAG]} if TASK_TAG in run.tags else set()
+    return sorted(named | {asset.path[0] for asset in run.asset_selection or () if len(asset.path) > 1})
 
 
 @dg.executor(name="loop", config_schema=IN_PROC_CONFIG)

@@ -57,7 +57,7 @@ def _typed(value: Any) -> dg.MetadataValue:
     return dg.MetadataValue.json(value)
 
 
-# What making an artifact cost; a reused one costs nothing and has saved as much.
+# What making an artifact cost. A reused one costs nothing and has saved as much, and what its making had saved.
 _SPENT = ("asked", "tokens_in", "tokens_out", "cost_usd", "accelerator_seconds")
 
 
@@ -70,7 +70,9 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     if artifact.reused:
         spent = {name: metadata[name] for name in _SPENT if isinstance(metadata.get(name), int | float)}
         metadata |= {name: type(value)(0) for name, value in spent.items()}
-        metadata |= {f"{name}_saved": value for name, value in spent.items()}
+        metadata |= {
+            f"{name}_saved": value + metadata.get(f"{name}_saved", 0) for name, value in spent.items()
+        }
     return {
         **metadata,
         "reused": artifact.reused,

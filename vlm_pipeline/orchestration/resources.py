@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 
 from vlm_pipeline.compute.launch import device_lock_path, payload_command, payload_environment, write_request
+from vlm_pipeline.compute.meter import TRAINING, metered
+from vlm_pipeline.regeneration.costs import accelerator_ledger
 from vlm_pipeline.regeneration.few_shot import with_shots
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
@@ -60,8 +63,12 @@ class PayloadClient(dg.ConfigurableResource):
         request = {**request, "device_lock": lock, "result": str(result)}
         path = write_request(store, kind, request)
         client = dg.PipesSubprocessClient(env=payload_environment())
+        work = request.get("predictors", [TRAINING])
+        meter = metered(accelerator_ledger(store), work) if lock else nullcontext({})
         try:
-            client.run(context=context, command=payload_command(module, path))
+            with meter as counted:
+                client.run(context=context, command=payload_command(module, path))
+                counted["seconds"] = read_json(result)["metadata"].get("accelerator_seconds", 0.0)
         except DagsterPipesExecutionError as error:
             reason = read_json(result, default={}).get("error", f"{error}; its stderr tells more")
             by_hand = " ".join(payload_command(module, path))

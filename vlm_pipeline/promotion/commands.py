@@ -7,9 +7,11 @@ import getpass
 import sys
 from typing import Any
 
+from vlm_pipeline.promotion.on_hub import NOT_ASKED_FOR, follow_on_hub
 from vlm_pipeline.promotion.pointer import PromotionError, read_pointer, roll_back
 from vlm_pipeline.promotion.sign_off import sign_off
 from vlm_pipeline.store import TaskStore
+from vlm_pipeline.task import find_task
 from vlm_pipeline.training.record import AdapterError
 
 COMMANDS = ("sign-off", "roll-back")
@@ -42,6 +44,8 @@ def run_command(options: argparse.Namespace) -> int:
             before = read_pointer(store)["adapter_id"]
             after = roll_back(store, by=options.by, to=options.to, why=options.why)
             print(f"{options.task}: {before} -> {after['adapter_id']}; restart what serves it")
+            if (hub := follow_on_hub(find_task(options.task), store, print)) != NOT_ASKED_FOR:
+                print(f"on the hub: {hub}")
     except (PromotionError, AdapterError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -19,13 +19,13 @@ from vlm_pipeline.formatting.stage import (
     verification_findings,
     verification_report,
 )
-from vlm_pipeline.hub import HubError
 from vlm_pipeline.inference.predictors import adapter_predictor
 from vlm_pipeline.inference.stage import EVALUATED, Payload, make_predictions
 from vlm_pipeline.manifest import Artifact, data_version, make_once, read_manifest
 from vlm_pipeline.promotion import checklist
 from vlm_pipeline.promotion.checklist import Item
-from vlm_pipeline.promotion.pointer import promote, read_pointer, remember_push, rolled_back_from
+from vlm_pipeline.promotion.on_hub import follow_on_hub, keep_evidence
+from vlm_pipeline.promotion.pointer import promote, read_pointer, rolled_back_from
 from vlm_pipeline.promotion.sign_off import sign_off, signed_off
 from vlm_pipeline.scoring.stage import (
     READY,
@@ -64,23 +64,23 @@ def make_promotion(
     predictor, reason = candidate(task, store)
     if predictor is None:
         log(f"no promotion: {reason}")
-        return _result(store, checklist.not_run(reason), None, promoted=False)
+        return _result(task, store, checklist.not_run(reason), None, log)
     facts = _Facts(task, store, predictor, run_payload, run_id, log)
     if facts.adapter_problem:
         broken = [Item(name, False, facts.adapter_problem) for name in checklist.CHECKS]
-        return _result(store, broken, facts, promoted=False)
+        return _result(task, store, broken, facts, log)
     if signed_off_by:
         sign_off(store, facts.adapter_id, signed_off_by)
     items = _check(facts)
     if not checklist.ready(items):
         log(f"not promoted: {'; '.join(f'{item.name}: {item.detail}' for item in checklist.failing(items))}")
-        return _result(store, items, facts, promoted=False)
+        return _result(task, store, items, facts, log)
     before = read_pointer(store)["sequence"]
+    keep_evidence(store, facts.version, items, facts.pair)
     evidence = {"comparison": data_version(store, "comparison"), "decision": facts.sentence}
     pointer = promote(store, facts.adapter_id, by=f"run {run_id}", evidence=evidence)
     log(f"{'promoted' if pointer['sequence'] > before else 'promoted already'}: {facts.adapter_id}")
-    hub = push_promoted(task, store, items, facts.pair, log)
-    return _result(store, items, facts, promoted=pointer["sequence"] > before, hub=hub)
+    return _result(task, store, items, facts, log, promoted=pointer["sequence"] > before)
 
 
 def candidate(task: Task, store: TaskStore) -> tuple[TransformersPredictor | None, str]:
@@ -300,31 +300,10 @@ def _final(facts: _Facts, otherwise_ready: bool) -> Item:
     return checklist.final_split(look, "")
 
 
-def push_promoted(
-    task: Task, store: TaskStore, items: list[Item], pair: Mapping[str, Any] | None, log: Log
-) -> str:
-    """Push the promoted adapter once per version; a hub that is away costs no promotion. Returns what became of it."""
-    from vlm_pipeline.promotion.card import push_adapter
-
-    pointer = read_pointer(store)
-    if task.promotion.hub is None or task.max_examples:
-        return "not asked for"
-    wanted = {"repository": task.promotion.hub, "version": pointer["version"]}
-    pushed = pointer["pushed"] or {}
-    if {key: pushed.get(key) for key in wanted} == wanted:
-        return pushed["url"]
-    try:
-        made = push_adapter(task, store.path("adapters", pointer["adapter_id"]), items, pair)
-    except HubError as error:
-        log(f"hub: {error}")
-        return f"not pushed: {error}"
-    remember_push(store, {**wanted, "url": made.url, "commit": made.commit})
-    return made.url
-
-
 def _result(
-    store: TaskStore, items: list[Item], facts: _Facts | None, *, promoted: bool, hub: str = "not asked for"
+    task: Task, store: TaskStore, items: list[Item], facts: _Facts | None, log: Log, *, promoted: bool = False
 ) -> Promotion:
+    hub = follow_on_hub(task, store, log)
     pointer = read_pointer(store)
     marks = {True: "passed", False: "FAILED", None: "does not apply"}
     table = [{"check": one.name, "result": marks[one.passed], "detail": one.detail} for one in items]

@@ -7,6 +7,7 @@ from typing import Any
 
 from vlm_pipeline.examples.example import Example, text_of
 from vlm_pipeline.examples.facts import folded
+from vlm_pipeline.scoring.page_facts import values_in
 from vlm_pipeline.store import content_hash
 from vlm_pipeline.task import Task
 
@@ -43,6 +44,10 @@ class Candidate:
         return str(self.seed.group)
 
     @property
+    def counts_as(self) -> str:
+        return kind_of(self.kind, self.answer)
+
+    @property
     def row_id(self) -> str:
         """The id that the row will have: its namesake's, or one that follows from page and question."""
         return (
@@ -53,6 +58,13 @@ class Candidate:
 
 def slice_of(row: Example, key: str) -> str:
     return str(row.metadata.get(key) or NO_SLICE)
+
+
+def kind_of(label: str, answer: str) -> str:
+    """What a row counts as where kinds are balanced: its label, else how much its answer has to read out."""
+    if label != NO_SLICE:
+        return label
+    return ("no number", "one number", "several numbers")[min(2, len(values_in(answer)))]
 
 
 def to_example(candidate: Candidate, task: Task, layer: str) -> Example:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from vlm_pipeline.dagster_home import dagster_home
+from vlm_pipeline.locks import Busy, loop_turn
 from vlm_pipeline.store import TaskStore
-from vlm_pipeline.task import find_task
+from vlm_pipeline.task import Task, find_task
 
 COMMANDS = ("hand-over", "take-back", "undo-round")
 
@@ -39,18 +43,29 @@ def run_command(options: argparse.Namespace) -> int:
     try:
         task = find_task(options.task)
         store = TaskStore(task.name)
+        who = f"the command {options.command} of process {os.getpid()}"
         if options.command == "hand-over":
             count = hand_over(task, store, options.section, options.folder)
             print(f"{count} train rows of {options.section} are in {options.folder / 'rows.jsonl'}")
         elif options.command == "take-back":
-            made = take_back(task, store, options.section, options.folder, by=options.by, log=print)
+            with loop_turn(store, who):
+                made = take_back(task, store, options.section, options.folder, by=options.by, log=print)
             for refused in made.rejected:
                 print(f"not used ({refused.kind}): {refused.reason}")
             print(f"run the loop to judge them: python -m vlm_pipeline loop {task.name}")
         else:
-            names = roll_back_last(task, store, print)
+            with loop_turn(store, who):
+                names = roll_back_last(task, store, print)
+                _tell_dagster(task)
             print(f"put back: {', '.join(names) or 'nothing had been made of its rows'}")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Busy) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _tell_dagster(task: Task) -> None:
+    """Dagster's records must say what lies in the store again; without a Dagster home nobody has kept any."""
+    if home := dagster_home():
+        restored = [sys.executable, "-W", "ignore", "-m", "vlm_pipeline.orchestration.restored", task.name]
+        subprocess.run(restored, env={**os.environ, "DAGSTER_HOME": home}, check=True)

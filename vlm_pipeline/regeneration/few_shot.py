@@ -40,7 +40,7 @@ def choose_shots(
     task: Task, requests: Sequence[Mapping[str, Any]], confirmed: Mapping[str, Collection[Example]]
 ) -> list[Shot]:
     """`regeneration.shots` train rows that the teacher has borne out: weak sections in turn, the kinds most wanted
-    first, each page once."""
+    first, each page once. A row whose picture a worked example cannot name is passed over."""
     settings = task.regeneration
     chosen: list[Shot] = []
     pages: set[str] = set()
@@ -49,6 +49,7 @@ def choose_shots(
         before = len(chosen)
         for request in requests:
             own = [row for row in confirmed.get(request["section"], ()) if row.group not in pages]
+            own = [row for row in own if _can_be_shown(row, task.root)]
             own.sort(key=lambda row: (*_rank(row, request, used, settings.slice_key), row.id))
             if own and len(chosen) < settings.shots:
                 row = own[0]
@@ -65,6 +66,12 @@ def _rank(
 ) -> tuple[int, float]:
     kind = slice_of(row, slice_key)
     return used[request["section"], kind], -request["kinds"].get(kind, 0)
+
+
+def _can_be_shown(row: Example, root: Path) -> bool:
+    """A worked example has at most one picture, a file of the task folder."""
+    paths = [image.path for image in row.images]
+    return not paths or (len(paths) == 1 and bool(paths[0]) and Path(str(paths[0])).is_relative_to(root))
 
 
 def _shot(row: Example, root: Path) -> Shot:

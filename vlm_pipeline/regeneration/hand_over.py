@@ -18,8 +18,8 @@ from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.facts import folded
 from vlm_pipeline.regeneration.candidate import Candidate, asked_text, slice_of
 from vlm_pipeline.regeneration.making import SectionRows, known_facts, vetted
-from vlm_pipeline.regeneration.rounds import Log, history, layer_of, unfinished
-from vlm_pipeline.regeneration.stage import all_rows, open_round, train_rows
+from vlm_pipeline.regeneration.rounds import Log, history, layer_of, next_number, unfinished
+from vlm_pipeline.regeneration.stage import all_rows, open_round, prepare_round, train_rows
 from vlm_pipeline.regeneration.vetting import HeldOut, Rejected
 from vlm_pipeline.settings.regeneration import RegenerationSettings
 from vlm_pipeline.store import TaskStore, read_json, write_text
@@ -54,9 +54,9 @@ def take_back(task: Task, store: TaskStore, section: str, folder: Path, *, by: s
     with FileLock(store.path("rounds.lock")):
         rounds = history(store)
         begun = unfinished(rounds)
-        if begun:
+        if begun and begun["status"] != "preparing":
             raise HandOverError(f"round {begun['round']} is open: run the loop, which judges it, first")
-        number = len(rounds) + 1
+        number = next_number(rounds)
         made = _vetted(task, store, section, folder / ROWS, by, layer_of(number), log)
         if not (made.rows or made.withdrawn or made.rejected):
             raise HandOverError(f"nothing in {folder / ROWS} differs from the rows there are")
@@ -67,10 +67,9 @@ def take_back(task: Task, store: TaskStore, section: str, folder: Path, *, by: s
             "predictor": weak.get("predictor") or _learner(task),
             "strategies": ["hand_over"],
             "teacher": by,
-            "cost_usd": 0.0,
             "weak_before": weak["weak"],
         }
-        open_round(task, store, entry, [made], log)
+        open_round(task, store, prepare_round(task, store, entry), [made], log)
     return made
 
 
@@ -145,7 +144,7 @@ def _vetted(
         load_processor(task.base_model_path, task.revision, task.image),
         layer,
         log,
-        kinds={one.kind: len(candidates) for one in candidates},  # a person needs no balance
+        kinds={one.counts_as: len(candidates) for one in candidates},  # a person needs no balance
         exact=True,
         withdrawn=withdrawn,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from filelock import FileLock
@@ -12,17 +11,16 @@ from vlm_pipeline.examples.overlay import overlay_version
 from vlm_pipeline.formatting.stage import TRAINED, splits_version
 from vlm_pipeline.manifest import Artifact, data_version, read_manifest
 from vlm_pipeline.markdown import escape
+from vlm_pipeline.regeneration.costs import charged, of_rounds
 from vlm_pipeline.regeneration.rounds import (
     Log,
     history,
     kept_aside,
-    looks_at_test,
-    manifest_versions,
-    names_of,
     remember,
     undo,
     unfinished,
 )
+from vlm_pipeline.scoring.looks import looks_at_test
 from vlm_pipeline.scoring.stage import READY, predictor_status
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
@@ -30,16 +28,11 @@ from vlm_pipeline.task import Task
 _SHOWN = 20
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The history after a look at the open round. `restored`: data versions of artifacts that were put back."""
+def make_rounds(task: Task, store: TaskStore, log: Log) -> Artifact:
+    """`rounds.json` after a look at the open round: judged where the loop has run over its rows, else left open.
 
-    artifact: Artifact
-    restored: dict[str, str]
-
-
-def make_rounds(task: Task, store: TaskStore, log: Log) -> Judged:
-    """`rounds.json` after a look at the open round: judged where the loop has run over its rows, else left open."""
+    Its metadata tell how many artifacts were put back (`restored_artifacts`).
+    """
     restored: list[str] = []
     store.base.mkdir(parents=True, exist_ok=True)
     with FileLock(store.path("rounds.lock")):
@@ -53,12 +46,8 @@ def make_rounds(task: Task, store: TaskStore, log: Log) -> Judged:
             else:
                 restored = _judge(task, store, entry, log)
     rounds = history(store)
-    versions = manifest_versions(store, names_of(task))
     metadata = {**_rounds_metadata(task, store, rounds), "restored_artifacts": len(restored)}
-    artifact = Artifact(
-        content_hash(_timeless(rounds)), metadata, (), not restored, "looked at the open round"
-    )
-    return Judged(artifact, {name: versions[name] for name in restored if name in versions})
+    return Artifact(content_hash(_timeless(rounds)), metadata, (), not restored, "looked at the open round")
 
 
 def why_not_judged(task: Task, store: TaskStore, entry: dict[str, Any]) -> str | None:
@@ -118,8 +107,8 @@ def _judge(task: Task, store: TaskStore, entry: dict[str, Any], log: Log) -> lis
         "headline": headline,
         "headline_before": earlier["splits"].get("test", {}).get("headline", {}),
         "weak_after": read_json(store.path("weak_sections.json"))["weak"],
-        "accelerator_seconds": accelerator_seconds(store, number),
     }
+    entry = charged(task, store, entry)
     log(sentence)
     remember(store, entry)
     return [] if keep else undo(task, store, entry, log)
@@ -134,27 +123,15 @@ def roll_back_last(task: Task, store: TaskStore, log: Log) -> list[str]:
         sentence = "Rolled back by a person."
         if rounds[-1].get("decision"):
             sentence += f" Before: {rounds[-1]['decision']}"
-        entry = {**rounds[-1], "status": "rolling back", "decision": sentence}
+        last = rounds[-1] if rounds[-1]["status"] == "kept" else charged(task, store, rounds[-1])
+        entry = {**last, "status": "rolling back", "decision": sentence}
         remember(store, entry)
         return undo(task, store, entry, log)
 
 
-def accelerator_seconds(store: TaskStore, number: int) -> float:
-    """Seconds of training and local prediction that a round took: of artifacts whose manifest it changed."""
-    aside = kept_aside(store, number) / ".manifests"
-    spent = 0.0
-    for file in store.path(".manifests").rglob("*.json"):
-        relative = file.relative_to(store.path(".manifests"))
-        if relative.parts[0] not in ("adapter.json", "predictions"):
-            continue
-        before, now = read_json(aside / relative, default={}), read_json(file)
-        if before.get("inputs") != now["inputs"]:
-            spent += float(now["metadata"].get("accelerator_seconds") or 0.0)
-    return round(spent, 2)
-
-
 def _timeless(rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in one.items() if key != "accelerator_seconds"} for one in rounds]
+    timed = ("accelerator_seconds", "spent_before")
+    return [{key: value for key, value in one.items() if key not in timed} for one in rounds]
 
 
 def _rounds_metadata(task: Task, store: TaskStore, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -184,9 +161,9 @@ def _rounds_metadata(task: Task, store: TaskStore, rounds: Sequence[dict[str, An
         "rounds": len(rounds),
         "kept": sum(one["status"] == "kept" for one in rounds),
         "rolled_back": sum(one["status"] == "rolled back" for one in rounds),
-        "looks_at_test": looks_at_test(rounds),
-        "cost_usd": float(sum(one["cost_usd"] for one in rounds)),
-        "accelerator_seconds": float(sum(one.get("accelerator_seconds") or 0.0 for one in rounds)),
+        "looks_at_test": looks_at_test(store),
+        "cost_usd": float(of_rounds(rounds).usd),
+        "accelerator_seconds": float(of_rounds(rounds).seconds),
         "history": {"table": table},
     }
     if rounds and rounds[-1].get("decision"):

@@ -13,7 +13,7 @@ from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.facts import folded
 from vlm_pipeline.markdown import escape, table
 from vlm_pipeline.regeneration.candidate import Candidate, to_example
-from vlm_pipeline.regeneration.teachers import Teacher
+from vlm_pipeline.regeneration.proposals import Teacher
 from vlm_pipeline.regeneration.vetting import HeldOut, Known, Rejected, vet
 from vlm_pipeline.task import Task
 

@@ -1,7 +1,7 @@
 """What to make in the next round: which sections, about which train pages, of which kinds, and how much.
 
 Sections come from weak_sections.json (val rows). Of the val rows themselves only their kind of question is used:
-no page and no text of theirs ever reaches a teacher.
+no page and no text of theirs ever reaches a teacher. A kind's difficulty is measured: the share of its val rows that fail.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vlm_pipeline.examples.example import Example
-from vlm_pipeline.regeneration.candidate import slice_of
+from vlm_pipeline.regeneration.candidate import kind_of, slice_of
 from vlm_pipeline.settings.regeneration import RegenerationSettings
 
 
@@ -44,12 +44,17 @@ def _section(
 ) -> dict[str, Any]:
     train = [row for row in rows if row.split == "train"]
     pages = len({row.group for row in train})
-    failed = {row_id for failure in finding["failures"] for row_id in failure["rows"]}
-    failing = Counter(slice_of(row, settings.slice_key) for row in rows if row.id in failed)
+    failed = set(finding.get("failed", ()))
+
+    def count(chosen: Iterable[Example]) -> Counter[str]:
+        return Counter(kind_of(slice_of(row, settings.slice_key), row.answer) for row in chosen)
+
+    val = count(row for row in rows if row.split == "val")
+    failing = count(row for row in rows if row.id in failed)
     wanted = min(settings.rows_per_round, pages * settings.rows_per_page)
     return {
         "section": name,
-        "bar": finding["bar"],
+        "bar": finding.get("bar"),
         "estimate": finding["estimate"],
         "low": finding["low"],
         "high": finding["high"],
@@ -57,7 +62,8 @@ def _section(
         "pages": pages,
         "failures": {failure["kind"]: failure["n"] for failure in finding["failures"]},
         "new_rows": wanted,
-        "kinds": shares(Counter(slice_of(row, settings.slice_key) for row in train), failing, wanted),
+        "difficulty": {kind: round(failing[kind] / n, 3) for kind, n in sorted(val.items())},
+        "kinds": shares(count(train), failing, wanted),
     }
 
 

@@ -21,7 +21,9 @@ from typing import Any
 
 from vlm_pipeline.examples.overlay import remove_layer
 from vlm_pipeline.manifest import FOLDER as MANIFESTS
+from vlm_pipeline.regeneration.costs import NOTHING, Cost, of_rounds
 from vlm_pipeline.regeneration.few_shot import shots_file
+from vlm_pipeline.scoring.looks import looks_at_test
 from vlm_pipeline.settings.budget import BudgetSettings
 from vlm_pipeline.settings.regeneration import RegenerationSettings
 from vlm_pipeline.store import TaskStore, atomic_folder, read_json, write_json
@@ -64,15 +66,13 @@ def remember(store: TaskStore, entry: Mapping[str, Any]) -> None:
     """Write one round into the history, in place of what was known of it."""
     rounds = [known for known in history(store) if known["round"] != entry["round"]]
     rounds = sorted([*rounds, dict(entry)], key=lambda known: known["round"])
-    write_json(store.path("rounds.json"), {"rounds": rounds, "looks_at_test": looks_at_test(rounds)})
+    write_json(store.path("rounds.json"), {"rounds": rounds, "looks_at_test": looks_at_test(store)})
 
 
-def looks_at_test(rounds: Sequence[Mapping[str, Any]]) -> int:
-    """How often the test split has been looked at: once by the first loop, once more by every judged round.
-
-    The more often, the likelier that its best figure is luck; promotion therefore looks at the final split.
-    """
-    return 1 + sum(round_["status"] in ("kept", "rolled back") for round_ in rounds)
+def next_number(rounds: Sequence[Mapping[str, Any]]) -> int:
+    """Of the round to prepare: a new one, or the one whose preparation was killed."""
+    begun = unfinished(rounds)
+    return begun["round"] if begun and begun["status"] == "preparing" else len(rounds) + 1
 
 
 def layer_of(number: int) -> str:
@@ -85,8 +85,12 @@ def why_stop(
     rounds: Sequence[Mapping[str, Any]],
     budget: BudgetSettings,
     settings: RegenerationSettings,
+    ahead: Cost = NOTHING,
 ) -> str | None:
-    """Why no further round may start, or None. Counts finished rounds; an unfinished one goes on regardless."""
+    """Why no further round may start, or None. Counts finished rounds; an unfinished one goes on regardless.
+
+    ahead: what one more round is going to take; it does not start where less is left.
+    """
     done = [one for one in rounds if one["status"] not in UNFINISHED]
     if not weak["weak"]:
         undecided = weak["undecided"]
@@ -98,14 +102,16 @@ def why_stop(
     last = done[-WITHOUT_GAIN:]
     if len(last) == WITHOUT_GAIN and all(one["status"] == "rolled back" for one in last):
         return f"{WITHOUT_GAIN} rounds in succession brought no demonstrable gain"
-    spent = sum(one.get("cost_usd") or 0.0 for one in done)
-    if settings.money_usd and spent >= settings.money_usd:
-        return f"{spent:.2f} USD are spent and regeneration.money_usd is {settings.money_usd:.2f}"
-    seconds = sum(one.get("accelerator_seconds") or 0.0 for one in done)
-    if settings.accelerator_seconds and seconds >= settings.accelerator_seconds:
+    spent, money, seconds = of_rounds(done), settings.money_usd, settings.accelerator_seconds
+    if (money and spent.usd >= money) or spent.usd + ahead.usd > money:
         return (
-            f"{seconds:,.0f} accelerator seconds are spent and regeneration.accelerator_seconds is "
-            f"{settings.accelerator_seconds:,.0f}"
+            f"{spent.usd:.2f} USD are spent, one more round would pay hosted models about {ahead.usd:.2f}, and "
+            f"regeneration.money_usd is {money:.2f}"
+        )
+    if seconds and (spent.seconds >= seconds or spent.seconds + ahead.seconds > seconds):
+        return (
+            f"{spent.seconds:,.0f} accelerator seconds are spent, one more round would take about {ahead.seconds:,.0f}, "
+            f"and regeneration.accelerator_seconds is {seconds:,.0f}"
         )
     return None
 

@@ -6,6 +6,7 @@ Nothing here runs the loop in between; the orchestration does. Every step may be
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from filelock import FileLock
@@ -14,6 +15,7 @@ from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.overlay import overlay_files, overlay_version, write_layer
 from vlm_pipeline.examples.raw import read_raw
 from vlm_pipeline.manifest import Artifact, code_version, make_once, read_manifest, require
+from vlm_pipeline.regeneration.costs import ahead, charged, of_rounds, spent
 from vlm_pipeline.regeneration.few_shot import choose_shots, write_shots
 from vlm_pipeline.regeneration.making import SectionRows, as_layer, known_facts, make_rows, preview
 from vlm_pipeline.regeneration.request import make_request
@@ -23,6 +25,7 @@ from vlm_pipeline.regeneration.rounds import (
     keep_aside,
     layer_of,
     names_of,
+    next_number,
     remember,
     take_back_rows,
     undo,
@@ -32,6 +35,8 @@ from vlm_pipeline.regeneration.rounds import (
 from vlm_pipeline.settings.data import Shot
 from vlm_pipeline.store import TaskStore, content_hash, read_json, write_json
 from vlm_pipeline.task import Task
+
+NO_ROWS: dict[str, Any] = {"rows": {}, "previews": {}, "shots": []}  # of a round that has made none yet
 
 
 def make_regeneration_request(task: Task, store: TaskStore, log: Log) -> Artifact:
@@ -64,7 +69,8 @@ def make_regeneration_request(task: Task, store: TaskStore, log: Log) -> Artifac
 
 def _request(task: Task, store: TaskStore) -> dict[str, Any]:
     weak = read_json(store.path("weak_sections.json"))
-    stop = why_stop(weak, history(store), task.budget, task.regeneration)
+    more = ahead(task, store, weak["predictor"])
+    stop = why_stop(weak, history(store), task.budget, task.regeneration, more)
     learner = next((one for one in task.predictors if one.name == weak["predictor"]), None)
     if stop is None and getattr(learner, "adapter", None) != "trained":
         stop = f"{weak['predictor']} does not use the trained adapter: it would not learn from new rows"
@@ -74,7 +80,8 @@ def _request(task: Task, store: TaskStore) -> dict[str, Any]:
 
 def _flat(section: dict[str, Any]) -> dict[str, Any]:
     counts = {
-        name: ", ".join(f"{key}: {n}" for key, n in section[name].items()) for name in ("failures", "kinds")
+        name: ", ".join(f"{key}: {n}" for key, n in section[name].items())
+        for name in ("failures", "difficulty", "kinds")
     }
     return {**section, **counts}
 
@@ -136,7 +143,7 @@ def _begin_round(task: Task, store: TaskStore, sections: Sequence[str], log: Log
     """Make the rows of the next round and open it; goes on with one that is unfinished."""
     rounds = history(store)
     begun = unfinished(rounds)
-    if begun:
+    if begun and begun["status"] == "open":
         log(f"round {begun['round']} is open: its rows lie in the overlay, the loop goes on with them")
         return
     if read_manifest(store, "weak_sections") is None:
@@ -150,22 +157,24 @@ def _begin_round(task: Task, store: TaskStore, sections: Sequence[str], log: Log
     if not wanted:
         log("none of the sections of this run is weak")
         return
-    number = len(rounds) + 1
+    number = next_number(rounds)
     wanted = [{**one, "round": number} for one in wanted]
-    made, teacher = _make_sections(task, store, wanted, layer_of(number), log)
     entry = {
         "round": number,
-        "status": "preparing",
-        "sections": [one.section for one in made],
+        "sections": [one["section"] for one in wanted],
         "predictor": request["predictor"],
         "strategies": request["strategies"],
-        "teacher": teacher.name,
-        "cost_usd": _spent_usd(store) - sum(one["cost_usd"] for one in rounds),
+        "teacher": request["teacher"],
         "weak_before": [one["section"] for one in request["sections"]],
     }
+    entry = prepare_round(task, store, entry)
+    left_usd = task.regeneration.money_usd - of_rounds(rounds[: number - 1]).usd
+    made = _make_sections(task, store, wanted, layer_of(number), left_usd, log)
     shots = []
     if "few_shot" in request["strategies"]:
         shots = choose_shots(task, wanted, {one.section: one.borne_out for one in made})
+        if not shots:
+            log("no worked example: no borne-out row of these sections has one picture, in the task folder")
     open_round(task, store, entry, made, log, shots)
 
 
@@ -176,16 +185,20 @@ def _tidy(task: Task, store: TaskStore, log: Log) -> None:
         undo(task, store, begun, log)
     elif begun and begun["status"] == "preparing":
         take_back_rows(store, begun)
-        write_json(store.path("rounds.json"), {"rounds": history(store)[:-1]})
-        log(f"round {begun['round']} was being prepared when its run ended; it is made again")
+        remember(store, {**begun, **NO_ROWS})
+        log(f"round {begun['round']} was being prepared when its run ended; the next round makes it again")
 
 
-def _spent_usd(store: TaskStore) -> float:
-    """What teachers have cost so far, in all rounds, answers included that a killed run paid for."""
-    from vlm_pipeline.inference.budget import Budget
+def prepare_round(task: Task, store: TaskStore, entry: dict[str, Any]) -> dict[str, Any]:
+    """Remember that a round has begun, before anything is paid for it; the entry with what was spent until then.
 
-    ledger = store.path("spend", "regeneration.jsonl")
-    return Budget(0.0, ledger).spent_usd if ledger.exists() else 0.0
+    A round whose preparation was killed goes on under its number and bears what it had cost.
+    """
+    begun = unfinished(history(store))
+    before = begun["spent_before"] if begun else asdict(spent(task, store))
+    entry = charged(task, store, {**entry, **NO_ROWS, "status": "preparing", "spent_before": before})
+    remember(store, entry)
+    return entry
 
 
 def open_round(
@@ -196,11 +209,10 @@ def open_round(
     log: Log,
     shots: Sequence[Shot] = (),
 ) -> None:
-    """Put rows into the overlay as a round of their own. The caller holds `rounds.lock`."""
+    """Put rows into the overlay as a round of their own, a prepared one. The caller holds `rounds.lock`."""
     layer = layer_of(entry["round"])
     entry = {
-        **entry,
-        "status": "preparing",
+        **charged(task, store, entry),
         "rows": {one.section: one.counts for one in made},
         "previews": {one.section: preview([one]) for one in made},
         "shots": [shot.model_dump() for shot in shots],
@@ -223,13 +235,14 @@ def open_round(
 
 
 def _make_sections(
-    task: Task, store: TaskStore, wanted: Sequence[dict[str, Any]], layer: str, log: Log
-) -> tuple[list[SectionRows], Any]:
+    task: Task, store: TaskStore, wanted: Sequence[dict[str, Any]], layer: str, left_usd: float, log: Log
+) -> list[SectionRows]:
     from vlm_pipeline.formatting.template import load_processor
-    from vlm_pipeline.regeneration.teachers import TeacherError, make_teacher
+    from vlm_pipeline.regeneration.proposals import TeacherError
+    from vlm_pipeline.regeneration.teachers import make_teacher
     from vlm_pipeline.regeneration.vetting import HeldOut
 
-    teacher = make_teacher(task, store, layer, log)
+    teacher = make_teacher(task, store, layer, log, left_usd)
     known = known_facts(task)
     held_out = HeldOut.of(all_rows(task, store))
     processor = load_processor(task.base_model_path, task.revision, task.image)
@@ -243,7 +256,7 @@ def _make_sections(
     silent = [one for part in made for one in part.rejected if one.kind == "no_answer"]
     if silent and not any(part.rows or part.borne_out for part in made):
         raise TeacherError(f"{teacher.name} answered nothing; first reason: {silent[0].reason}")
-    return made, teacher
+    return made
 
 
 def all_rows(task: Task, store: TaskStore) -> Any:

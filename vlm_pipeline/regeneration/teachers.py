@@ -1,4 +1,4 @@
-"""Who makes new rows: a hosted or self-hosted vision model, or, for the bundled tasks, the renderer of their pages.
+"""Who makes new rows: a hosted or self-hosted model; `offline_teachers` has those of the bundled tasks.
 
 A teacher gets train rows only. It proposes `Candidate`s and never decides: `vetting` does.
 """
@@ -6,153 +6,22 @@ A teacher gets train rows only. It proposes `Candidate`s and never decides: `vet
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.facts import folded
 from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.regeneration import prompts
 from vlm_pipeline.regeneration.candidate import Candidate, asked_text, slice_of
+from vlm_pipeline.regeneration.offline_teachers import offline_teacher
+from vlm_pipeline.regeneration.proposals import Teacher, TeacherError, in_turn, pages_of
 from vlm_pipeline.store import TaskStore, content_hash
 from vlm_pipeline.task import Task
 
 EXAMPLES = 6  # answers of other pages that a teacher is shown
-_DRAWS = 60  # question sets that the renderer draws of a page before it gives up on a question
-
-
-class TeacherError(ValueError):
-    """This teacher cannot work here; the message says why and what to do."""
-
-
-class Teacher(Protocol):
-    """`exact`: its words are the task's own, so that any other wording of an answer is wrong."""
-
-    name: str
-    exact: bool
-    cost_usd: float
-
-    def correct(self, rows: Sequence[Example]) -> list[Candidate]:
-        """The questions of these train rows, answered again; candidate i answers row i."""
-        ...
-
-    def more(self, rows: Sequence[Example], request: Mapping[str, Any]) -> list[Candidate]:
-        """New questions about the pages of these train rows, as a section's request asks for them."""
-        ...
-
-    def negatives(self, rows: Sequence[Example], request: Mapping[str, Any]) -> list[Candidate]:
-        """Questions of other pages that a page does not answer, with the task's words for that."""
-        ...
-
-
-def pages_of(rows: Iterable[Example]) -> dict[str, list[Example]]:
-    """Train rows by page, in order."""
-    pages: dict[str, list[Example]] = defaultdict(list)
-    for row in rows:
-        pages[str(row.group)].append(row)
-    return dict(sorted(pages.items()))
-
-
-class Renderer:
-    """The offline teacher of the bundled tasks: it knows what it drew, and never saw the rows."""
-
-    name, exact, cost_usd = "renderer", True, 0.0
-
-    def __init__(self, task: Task) -> None:
-        from vlm_pipeline.bundled.make_data import TASKS, page_facts
-
-        if task.name not in TASKS or not (task.root / "pages.jsonl").is_file():
-            raise TeacherError(
-                f"the renderer teaches the bundled tasks only ({', '.join(TASKS)}) and needs their pages.jsonl; "
-                "name a hosted model or a server of your own as regeneration.teacher"
-            )
-        self._task, self._facts = task, page_facts(task.root)
-
-    def correct(self, rows: Sequence[Example]) -> list[Candidate]:
-        found: dict[str, Candidate] = {}
-        for page, own in pages_of(rows).items():
-            known = self._known(page, {folded(asked_text(row)) for row in own})
-            for row in own:
-                drawn = known.get(folded(asked_text(row)))
-                found[row.id] = (
-                    self._candidate(row, drawn, "correct", replaces=row.id)
-                    if drawn
-                    else Candidate(row, asked_text(row), "", "correct", self.name, replaces=row.id,
-                                   problem="the renderer has no such question about this page")
-                )  # fmt: skip
-        return [found[row.id] for row in rows]
-
-    def more(self, rows: Sequence[Example], request: Mapping[str, Any]) -> list[Candidate]:
-        """Fresh question sets of every page, page by page in turn, kinds as requested."""
-        made = []
-        settings = self._task.regeneration
-        for page, own in pages_of(rows).items():
-            asked = {folded(asked_text(row)) for row in own}
-            rng = random.Random(f"{settings.seed} round {request['round']} {page}")
-            new: dict[str, Candidate] = {}
-            for _ in range(_DRAWS):
-                for drawn in self._draw(page, rng):
-                    question = folded(drawn["conversations"][0]["content"])
-                    if question not in asked and question not in new:
-                        new[question] = self._candidate(own[0], drawn, "more_rows")
-                if len(new) >= 4 * settings.rows_per_page:
-                    break
-            made.append(list(new.values()))
-        return choose(made, request["kinds"], settings.rows_per_page)
-
-    def negatives(self, rows: Sequence[Example], request: Mapping[str, Any]) -> list[Candidate]:
-        settings = self._task.regeneration
-        pages = pages_of(rows)
-        asked: dict[str, Example] = {}
-        for row in rows:
-            asked.setdefault(folded(asked_text(row)), row)
-        made = []
-        for page, own in pages.items():
-            rng = random.Random(f"{settings.seed} negatives {page}")
-            answerable = self._known(page, set(asked))
-            foreign = sorted(set(asked) - answerable.keys())
-            chosen = rng.sample(foreign, min(len(foreign), max(1, settings.rows_per_page // 2)))
-            made.append(
-                [
-                    Candidate(own[0], asked_text(asked[question]), str(settings.negative_answer), "negatives", self.name,
-                              slice_of(asked[question], settings.slice_key))
-                    for question in chosen
-                ]
-            )  # fmt: skip
-        return _in_turn(made)
-
-    def _known(self, page: str, wanted: set[str]) -> dict[str, dict[str, Any]]:
-        """Drawn rows of a page by folded question, until all wanted ones are among them or the draws are over."""
-        facts = self._page(page)
-        known: dict[str, dict[str, Any]] = {}
-        seeds = [f"{facts['generator_seed']} {facts['group']}", *(f"{page} {n}" for n in range(_DRAWS))]
-        for seed in seeds:
-            for drawn in self._draw(page, random.Random(seed)):
-                known.setdefault(folded(drawn["conversations"][0]["content"]), drawn)
-            if wanted <= known.keys():
-                break
-        return known
-
-    def _draw(self, page: str, rng: random.Random) -> list[dict[str, Any]]:
-        from vlm_pipeline.bundled.make_data import regenerate_rows
-
-        return regenerate_rows(self._task.name, self._page(page), rng)
-
-    def _page(self, group: str) -> dict[str, Any]:
-        facts = self._facts.get(group.split(":", 1)[-1])
-        if facts is None:
-            raise TeacherError(f"pages.jsonl of {self._task.name} knows no page {group!r}")
-        return facts
-
-    def _candidate(
-        self, seed: Example, drawn: Mapping[str, Any], strategy: str, replaces: str | None = None
-    ) -> Candidate:
-        question, answer = (turn["content"] for turn in drawn["conversations"])
-        facts = {name: value for name, value in drawn["metadata"].items() if name not in ("id", "split")}
-        kind = str(facts.get(self._task.regeneration.slice_key) or "all")
-        return Candidate(seed, question, answer, strategy, self.name, kind, replaces, facts)
 
 
 @dataclass
@@ -241,7 +110,7 @@ class HostedTeacher:
                     for row in proposed[: 2 * settings.rows_per_page]
                 ]
             )  # fmt: skip
-        return self._read_again(_in_turn(made))
+        return self._read_again(in_turn(made))
 
     def negatives(self, rows: Sequence[Example], request: Mapping[str, Any]) -> list[Candidate]:
         """Questions of other pages; kept as candidates where the teacher says that the page does not answer them."""
@@ -290,8 +159,11 @@ class HostedTeacher:
         return read
 
 
-def make_teacher(task: Task, store: TaskStore, work: str, say: Callable[[str], None]) -> Teacher:
-    """The teacher of the settings. Raises TeacherError where there is none, or it cannot run now."""
+def make_teacher(
+    task: Task, store: TaskStore, work: str, say: Callable[[str], None], left_usd: float
+) -> Teacher:
+    """The teacher of the settings, which may spend what is left. Raises TeacherError where there is none, or it cannot
+    run now."""
     settings = task.regeneration
     if settings.teacher is None:
         raise TeacherError(
@@ -299,10 +171,10 @@ def make_teacher(task: Task, store: TaskStore, work: str, say: Callable[[str], N
             f"(python -m vlm_pipeline hand-over {task.name} SECTION FOLDER)"
         )
     if settings.teacher == "renderer":
-        return Renderer(task)
+        return offline_teacher(task)
     from vlm_pipeline.inference.budget import Budget
 
-    budget = Budget(settings.money_usd, store.path("spend", "regeneration.jsonl"))
+    budget = Budget(left_usd, store.path("spend", f"{work}.jsonl"))
     asker = _asker(task, settings.teacher, store, work, budget, say)
     reader = settings.second_reader
     return HostedTeacher(
@@ -328,7 +200,7 @@ def _asker(
     except PriceError as error:
         raise TeacherError(f"{settings.name}: {error}") from error
     if budget.limit_usd <= 0 and (predictor.price.input or predictor.price.output):
-        raise TeacherError(f"{settings.name} costs money and regeneration.money_usd is 0")
+        raise TeacherError(f"{settings.name} costs money and nothing is left of regeneration.money_usd")
     return Asker(predictor, store, work, say)
 
 
@@ -346,25 +218,3 @@ def examples_for(row: Example, rows: Sequence[Example], settings: Any, round_: i
         ranked.append((turns[kind], len(ranked), other))
         turns[kind] += 1
     return [other for *_, other in sorted(ranked, key=lambda entry: entry[:2])[:EXAMPLES]]
-
-
-def choose(pages: Sequence[Sequence[Candidate]], kinds: Mapping[str, int], per_page: int) -> list[Candidate]:
-    """At most `per_page` of every page, page by page in turn, each time of the kind that most rows are still wanted of."""
-    left = dict(kinds)
-    pools = [list(page) for page in pages]
-    chosen: list[Candidate] = []
-    for _ in range(per_page):
-        for pool in pools:
-            wanted = [one for one in pool if left.get(one.kind, 0) > 0]
-            if wanted:
-                one = max(wanted, key=lambda one: left[one.kind])
-                pool.remove(one)
-                left[one.kind] -= 1
-                chosen.append(one)
-    return chosen
-
-
-def _in_turn(lists: Sequence[Sequence[Candidate]]) -> list[Candidate]:
-    """The first of every page, then the second of every page: a cut-off list still covers all pages."""
-    longest = max(map(len, lists), default=0)
-    return [own[place] for place in range(longest) for own in lists if place < len(own)]

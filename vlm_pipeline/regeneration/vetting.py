@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.facts import folded
 from vlm_pipeline.regeneration.candidate import Candidate, asked_text
 from vlm_pipeline.scoring.page_facts import facts_of, read_page_facts, values_in
+from vlm_pipeline.store import content_hash
 
 _LONGEST = 4  # times the longest answer among the section's train rows
 _LONG_ENOUGH = 80  # characters that any answer may have
@@ -197,53 +199,63 @@ def balanced(
     counts: Counter[str] = Counter()
     for one in candidates:
         if one.replaces is None:
-            wanted = kinds.get(one.kind, 0)
-            if counts[one.kind] >= wanted:
+            kind = one.counts_as
+            wanted = kinds.get(kind, 0)
+            if counts[kind] >= wanted:
                 reason = (
-                    f"there are {wanted} new rows of kind {one.kind!r} already, as many as the balance allows"
+                    f"there are {wanted} new rows of kind {kind!r} already, as many as the balance allows"
                 )
                 rejected.append(Rejected(one, "balance", reason))
                 continue
             if limit is not None and sum(counts.values()) >= limit:
                 rejected.append(Rejected(one, "balance", f"the round has its {limit} new rows"))
                 continue
-            counts[one.kind] += 1
+            counts[kind] += 1
         kept.append(one)
     return kept, rejected
 
 
 class Duplicates:
-    """What was asked of a page so far: train rows first, then the candidates let in."""
+    """What was asked so far: train rows first, then the candidates let in.
+
+    A question repeats another one where it is about the same: the same page, or for rows without pictures, whose text
+    is all there is, whatever row has the same system text and tools.
+    """
 
     def __init__(self, train: Iterable[Example], threshold: float) -> None:
         self._threshold = threshold
-        self._asked: dict[tuple[str, str], dict[str, str]] = defaultdict(
-            dict
-        )  # section, page -> question -> answer
+        self._asked: dict[str, set[str]] = defaultdict(set)  # what about -> questions
+        self._answered: dict[tuple[str, str], list[str]] = defaultdict(
+            list
+        )  # what about, answer -> questions
         for row in train:
-            self._asked[str(row.section), str(row.group)][folded(asked_text(row))] = folded(row.answer)
+            self._note(row, asked_text(row), row.answer)
 
     def of(self, candidate: Candidate) -> str | None:
         """Why a new row adds nothing. Replacements are meant to ask what was asked before."""
         if candidate.replaces is not None:
             return None
-        asked = self._asked[candidate.section, candidate.page]
-        question, answer = folded(candidate.question), folded(candidate.answer)
-        if question in asked:
-            return "the page has a row with this question"
-        near = next(
-            (
-                other
-                for other, said in asked.items()
-                if said == answer and _alike(question, other, self._threshold)
-            ),
-            None,
-        )
+        about, question = _about(candidate.seed), folded(candidate.question)
+        if question in self._asked[about]:
+            return "a row asks this already"
+        others = self._answered[about, folded(candidate.answer)]
+        near = next((other for other in others if _alike(question, other, self._threshold)), None)
         return f"nearly the same question with the same answer: {near!r}" if near else None
 
     def add(self, candidate: Candidate) -> None:
-        asked = self._asked[candidate.section, candidate.page]
-        asked[folded(candidate.question)] = folded(candidate.answer)
+        self._note(candidate.seed, candidate.question, candidate.answer)
+
+    def _note(self, row: Example, question: str, answer: str) -> None:
+        about = _about(row)
+        self._asked[about].add(folded(question))
+        self._answered[about, folded(answer)].append(folded(question))
+
+
+def _about(row: Example) -> str:
+    if row.images:
+        return f"page {row.group}"
+    system = [turn["content"] for turn in row.messages[:1] if turn["role"] == "system"]
+    return content_hash([system, row.tools])
 
 
 def _schema(candidate: Candidate, longest: int) -> str | None:
@@ -272,9 +284,17 @@ def _contradicts(candidate: Candidate, said: Mapping[tuple[str, str], Collection
 
 
 def _alike(one: str, other: str, threshold: float) -> bool:
-    from vlm_pipeline.examples.near_texts import jaccard, sketch
+    from vlm_pipeline.examples.near_texts import jaccard
 
-    return jaccard(sketch(one), sketch(other)) >= threshold
+    return jaccard(_sketched(one), _sketched(other)) >= threshold
+
+
+@lru_cache(maxsize=50_000)
+def _sketched(text: str) -> Any:
+    """Each text is compared with many."""
+    from vlm_pipeline.examples.near_texts import sketch
+
+    return sketch(text)
 
 
 def _close(one: float, other: float) -> bool:

@@ -304,8 +304,8 @@ def _looks(count: int) -> Iterable[str]:
     """A figure that was picked among several looks is likelier to be luck; the reader is told how many there were."""
     if count > 1:
         yield (
-            f"The test rows were looked at {count} times, once more with every round of the loop: its best figure "
-            "flatters; the final split, where one is set, is looked at once."
+            f"The test rows were looked at {count} times, once with every trained model that was measured on them: the "
+            "best figure flatters; the final split, where one is set, is looked at once."
         )
 
 

@@ -19,7 +19,8 @@ from vlm_pipeline.manifest import (
     require,
 )
 from vlm_pipeline.regeneration.judging import points
-from vlm_pipeline.regeneration.rounds import history, looks_at_test
+from vlm_pipeline.regeneration.rounds import history
+from vlm_pipeline.scoring.looks import looks_at_test
 from vlm_pipeline.store import TaskStore, content_hash, read_json, safe_name
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import current_adapter
@@ -74,7 +75,7 @@ def _versions(task: Task, store: TaskStore) -> dict[str, str]:
         "plan": content_hash({key: value for key, value in plan.items() if key != "seconds"}),
         "quarantine": content_hash(quarantine_records(task, store)),
         "findings": content_hash(verification_findings(task, store)),
-        "rounds": content_hash([points(history(store)), looks_at_test(history(store))]),
+        "rounds": content_hash([points(history(store)), looks_at_test(store)]),
         "task": content_hash(task.model_dump(mode="json")),
         "libraries": content_hash(library_versions()),
     }
@@ -144,7 +145,7 @@ def report_inputs(task: Task, store: TaskStore, data_version: str | None = None)
         weak=weak,
         weak_rows=read_formatted(task, store, [weak["split"]], REPORTED_COLUMNS) if weak else None,
         rounds=points(history(store)),
-        looks_at_test=looks_at_test(history(store)),
+        looks_at_test=looks_at_test(store),
         quarantine=quarantine_records(task, store),
         findings=verification_findings(task, store),
         plan=read_json(store.path("plan.json"), default=None),

@@ -32,6 +32,7 @@ class Probe(Settings):
     id: str = Field(min_length=1)
     category: str = "general"
     image: str | None = None  # relative to the task folder
+    system: str | None = None  # the system turn, where the task's rows have one of their own
     question: str = Field(min_length=1)
     expected_answer: str | float | int | None = None
     expected_keywords: list[str] = []

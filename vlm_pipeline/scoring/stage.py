@@ -8,7 +8,7 @@ from typing import Any
 
 from vlm_pipeline.formatting.probes import SPLIT as PROBES
 from vlm_pipeline.formatting.probes import probes_file
-from vlm_pipeline.formatting.stage import formatted_versions, read_formatted
+from vlm_pipeline.formatting.stage import formatted_versions, read_formatted, splits_version
 from vlm_pipeline.manifest import (
     Artifact,
     code_version,
@@ -20,6 +20,7 @@ from vlm_pipeline.manifest import (
 )
 from vlm_pipeline.markdown import escape
 from vlm_pipeline.progress import Progress
+from vlm_pipeline.scoring.looks import look_at_test
 from vlm_pipeline.scoring.page_facts import PageFacts, read_page_facts
 from vlm_pipeline.scoring.row_scorers import build_scorer, scorer_version
 from vlm_pipeline.settings.predictors import TransformersPredictor
@@ -143,6 +144,9 @@ def _score(
         )
     result["external"] = external
     result["probes"] = _probes(task, [row for row in answered if row["split"] == PROBES], name, scorers[0])
+    made_by = (read_manifest(store, f"predictions/{name}") or {"inputs": {}})["inputs"]
+    if (weights := made_by.get("adapter") or made_by.get("model")) and "test" in splits:
+        look_at_test(store, weights, splits_version(task, store, ["test"]))
     path, scores_path = store.path("metrics", f"{name}.json"), store.path("metrics", f"{name}.parquet")
     write_scores(scores_path, scores)
     write_json(path, result)

@@ -117,6 +117,7 @@ def _section(
         "p_value": p_value,
         "rows_to_decide": math.ceil(independent * estimate.design_effect) if independent else None,
         "failures": _failures(table),
+        "failed": list(dict.fromkeys(row["id"] for row in table.rows if row["failure"])),
     }
 
 

@@ -85,6 +85,9 @@ class PromptSettings(Settings):
     """What every compared model is told besides the row itself; the same for training and evaluation."""
 
     system: str | None = None  # None: the row's own system turn, if any
+    preamble: str | None = (
+        None  # put before the system turn, the row's own or `system`: context-engineered prompts
+    )
     instruction: str | None = None  # appended to the last user turn
     few_shot: list[Shot] = []
     supervise: Literal["all", "last"] = "all"  # which assistant turns carry labels

@@ -23,7 +23,7 @@ Strategy = Literal["correct", "more_rows", "negatives", "few_shot"]
 
 
 class RegenerationSettings(Settings):
-    """`budget.rounds` says how many rounds there may be, `budget.money_usd` what each run's other calls may cost."""
+    """`budget.rounds` says how many rounds there may be, `budget.money_usd` what the hosted calls of one run may cost."""
 
     teacher: Literal["renderer"] | TeacherSettings | None = (
         None  # None: only a person makes new rows (hand-over)
@@ -50,7 +50,9 @@ class RegenerationSettings(Settings):
         0.9, gt=0, le=1
     )  # Jaccard similarity of questions of one page with one answer
     keep: Literal["demonstrated", "not_worse"] = "demonstrated"  # what a round must show on val to be kept
-    money_usd: float = Field(0.0, ge=0)  # teacher and second reader, all rounds together
+    money_usd: float = Field(
+        0.0, ge=0
+    )  # what all rounds together may pay: teacher, hosted models, fine-tunes, judges
     accelerator_seconds: float | None = Field(None, gt=0)  # trainings and predictions of all rounds together
     seed: int = 0
 

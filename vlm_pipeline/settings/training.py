@@ -34,12 +34,13 @@ class TrainingSettings(Settings):
     warmup: float = Field(0.03, ge=0)  # below 1: share of all steps, else steps
     clip: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"  # paged: NVIDIA GPUs
     gradient_checkpointing: bool = False
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else float32
     packing: Literal["shared", "none"] = "shared"  # questions of one image in one sequence
     token_budget: int = Field(4096, gt=0)  # tokens in one packed sequence
-    attention: Literal["auto", "packed", "dense", "flex"] = "auto"  # how packed branches are kept apart
+    # How packed branches are kept apart. auto: packed. flex: FlexAttention on a GPU; its gradient is untested here.
+    attention: Literal["auto", "packed", "dense", "flex"] = "auto"
     image_feature_memory_mb: int = Field(
         512, gt=0
     )  # frozen image features kept in memory; the rest goes to disk

@@ -24,6 +24,7 @@ def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str |
         training.prepare()
         record = finished(training)
         if record is not None:
+            training.checkpoints.clear()
             reporter.say(f"{request.output} holds the adapter of this very request already; nothing to train")
             return summary(record), adapter_version(record)
         training.setup()

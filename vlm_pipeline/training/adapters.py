@@ -10,7 +10,6 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -242,7 +241,7 @@ def prove(
             f"the saved adapter answers differently from the trained model (logits differ by {result['reloaded']:.2%})"
         )
     if quantized:
-        # Merging would round the update to the base's few levels; `export_merged` merges into the unquantised weights.
+        # Merging would round the update to the base's few levels; `export.py` merges into the unquantised weights.
         result |= {"merged": None, "least_changed_share": min(update_shares(adapted).values())}
         return result
     result["least_changed_share"] = min(merge_layers(adapted).values())
@@ -252,25 +251,3 @@ def prove(
             f"the merged model answers differently from the trained one (logits differ by {result['merged']:.2%})"
         )
     return result
-
-
-def export_merged(
-    folder: Path, base_folder: Path, base_fingerprint: str, output: Path, processor: Any
-) -> Path:
-    """Write the base with the adapter merged in, and its processor, as a plain model folder. Returns `output`.
-
-    Weights keep the precision that the base is stored in. The folder appears whole or not at all.
-    """
-    config = load_config(base_folder)
-    auto_class = AutoModelForImageTextToText if has_images(config) else AutoModelForCausalLM
-    model = load_adapter(auto_class.from_pretrained(base_folder, dtype="auto"), folder, base_fingerprint)
-    merge_layers(model)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.exists():
-        raise AdapterError(f"{output} exists; choose another folder or remove it")
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        whole = Path(temporary) / "model"
-        model.unload().save_pretrained(whole)
-        processor.save_pretrained(whole)
-        whole.rename(output)
-    return output

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import flex_attention_mask, sdpa_mask
 
-NAME = "shared_prefix"
+PACKED, FLEX = "shared_prefix", "shared_prefix_flex"
 
 
 @dataclass(frozen=True)
@@ -198,9 +199,14 @@ def _branches(
     return (together if part.scatter is None else together.index_select(1, part.scatter))[None]
 
 
-def use_shared_prefix_attention(model: Any) -> None:
-    """Let the language model attend through `shared_prefix_attention`; the vision tower keeps its own."""
-    AttentionInterface.register(NAME, shared_prefix_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+def use_attention(model: Any, name: str) -> None:
+    """Let the language model attend by `PACKED` or `FLEX`; the vision tower keeps its own way.
+
+    Registered under names of our own, since Transformers lets only some families ask for FlexAttention.
+    """
+    AttentionInterface.register(PACKED, shared_prefix_attention)
+    AttentionMaskInterface.register(PACKED, sdpa_mask)
+    AttentionInterface.register(FLEX, flex_attention_forward)
+    AttentionMaskInterface.register(FLEX, flex_attention_mask)
     composite = model.config.get_text_config() is not model.config
-    model.set_attn_implementation({"text_config": NAME} if composite else NAME)
+    model.set_attn_implementation({"text_config": name} if composite else name)

@@ -53,7 +53,7 @@ class Evaluator:
         total = 0.0
         bundles = [bundle for step in self._packer.epoch(0) for bundle in step]
         with torch.no_grad():
-            for one in self._packer.passes(bundles, token_budget):
+            for one in self._packer.passes(bundles, token_budget, padded=not self._packed):
                 members = [([rows[index] for index in bundle.rows], bundle.prefix) for bundle in one]
                 total += float(
                     self._forward.loss(self._forward.pack(members))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from vlm_pipeline.training.attention import use_shared_prefix_attention
+from vlm_pipeline.training.attention import FLEX, PACKED, use_attention
 from vlm_pipeline.training.grouping import Packer
 from vlm_pipeline.training.images import ImageFeatures, read_pixels
 from vlm_pipeline.training.memory import out_of_memory
@@ -48,10 +48,10 @@ class PackedForward:
         self._takes_types, self._keeps_logits = "mm_token_type_ids" in takes, "logits_to_keep" in takes
         self.trims = False
         if self.attention == "packed":
-            use_shared_prefix_attention(model)
+            use_attention(model, PACKED)
             self.trims = trim_last_layer(model.get_decoder())
         elif self.attention == "flex":
-            model.set_attn_implementation("flex_attention")
+            use_attention(model, FLEX)
 
     def positions(self, row: Row) -> np.ndarray:
         """Position ids that the model gives this row when it stands alone: [tokens], or [3, tokens] under M-RoPE."""

@@ -137,8 +137,15 @@ class Packer:
         prefix = prefix if len(rows) > 1 else 0
         return Bundle(tuple(rows), prefix, int(self.lengths[rows].sum()) - (len(rows) - 1) * prefix)
 
-    def passes(self, bundles: Iterable[Bundle], token_budget: int) -> list[list[Bundle]]:
-        """Cut and fill forward passes up to the budget; one row over the budget gets a pass of its own."""
+    def passes(
+        self, bundles: Iterable[Bundle], token_budget: int, padded: bool = False
+    ) -> list[list[Bundle]]:
+        """Cut and fill forward passes up to the budget; one row over the budget gets a pass of its own.
+
+        padded: rows lie beside each other, as wide as the longest, in place of one after the other.
+        """
+        if padded:
+            return self._padded_passes([index for bundle in bundles for index in bundle.rows], token_budget)
         small = [part for bundle in bundles for part in self._split(bundle, token_budget)]
         passes: list[list[Bundle]] = []
         room: list[int] = []
@@ -150,6 +157,15 @@ class Packer:
             else:
                 passes[fits].append(bundle)
                 room[fits] -= bundle.tokens
+        return passes
+
+    def _padded_passes(self, rows: list[int], token_budget: int) -> list[list[Bundle]]:
+        """Rows of like length together: the budget holds width times rows."""
+        passes: list[list[Bundle]] = []
+        for index in sorted(rows, key=lambda index: (-self.lengths[index], index)):
+            if not passes or passes[-1][0].tokens * (len(passes[-1]) + 1) > token_budget:
+                passes.append([])
+            passes[-1].append(self._bundle([index], 0))
         return passes
 
     def _split(self, bundle: Bundle, token_budget: int) -> list[Bundle]:

@@ -1,4 +1,4 @@
-"""What is refused before a weight is read: rows made for another model, an adapter of another shape."""
+"""What is refused before a weight is read: settings this device cannot do, rows or an adapter made for another model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,25 @@ from typing import Any
 from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.formatting.table import read_table_metadata
 from vlm_pipeline.formatting.template import image_settings, image_settings_differences, template_hash
-from vlm_pipeline.settings.training import LoraSettings
+from vlm_pipeline.settings.training import LoraSettings, TrainingSettings
 from vlm_pipeline.training.record import AdapterError, adapter_version, check_fit, read_record
+
+_NEEDS = {  # device types that can do what a setting says
+    "adamw_8bit": ("cuda", "cpu"),
+    "paged_adamw_8bit": ("cuda",),  # elsewhere bitsandbytes would not page
+    "flex": ("cuda",),  # FlexAttention has no gradient on CPUs
+}
+
+
+def check_device(settings: TrainingSettings, device_type: str) -> None:
+    """Raises PayloadError where an optimizer or an attention would do something else on this device than its name says."""
+    for name in ("optimizer", "attention"):
+        chosen = getattr(settings, name)
+        if device_type not in _NEEDS.get(chosen, (device_type,)):
+            raise PayloadError(
+                f"training.{name} {chosen} needs a device of type {' or '.join(_NEEDS[chosen])}, this is {device_type}; "
+                "remove the setting or choose another"
+            )
 
 
 def check_formatting(paths: Iterable[Path], processor: Any) -> None:

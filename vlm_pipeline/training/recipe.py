@@ -45,7 +45,7 @@ from vlm_pipeline.training.plan import (
     planned_seconds,
     schedule,
 )
-from vlm_pipeline.training.preflight import check_formatting, check_start
+from vlm_pipeline.training.preflight import check_device, check_formatting, check_start
 from vlm_pipeline.training.progress import Progress, adapter_tensors, restore, snapshot
 from vlm_pipeline.training.request import JobSettings, TrainingRequest
 from vlm_pipeline.training.rows import Rows, check_rows, read_rows, replay_rows
@@ -65,6 +65,7 @@ class Training:
     def prepare(self) -> None:
         """Read rows and configuration; everything that can be refused is refused here, before any weight is read."""
         job, request = self.job, self.request
+        check_device(self.settings, pick_device().type)
         self.base_folder = resolve_base(job.base_model, job.revision)
         self.wanted_modules = adapters.check_targets(self.base_folder, job.lora)
         self.rows = self._read_training_rows()
@@ -83,6 +84,9 @@ class Training:
         start = check_start(request.from_adapter, job.lora, self.fingerprint, self.processor)
         self.training_set = content_hash([self.rows.content(), self.val.content()])
         self.key = content_hash([job.training_hash(), self.training_set, self.fingerprint, start])
+        self.checkpoints = Checkpoints(
+            request.checkpoints, self.key, self.settings.keep_checkpoints, self.reporter.say
+        )
         self._plan()
 
     def setup(self) -> None:
@@ -97,7 +101,6 @@ class Training:
         self._setup_data()
         self._setup_optimization()
         self.progress = Progress()
-        self.checkpoints = Checkpoints(self.request.checkpoints, self.key, settings.keep_checkpoints, say)
         found = self.checkpoints.load_latest()
         if found is not None:
             restore(self, found)

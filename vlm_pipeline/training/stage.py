@@ -9,9 +9,10 @@ from typing import Any
 from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.manifest import Artifact, make_once, read_manifest, require
 from vlm_pipeline.markdown import escape
-from vlm_pipeline.store import TaskStore, content_hash, file_hash, read_json, write_json
+from vlm_pipeline.store import TaskStore, content_hash, read_json, write_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.training import base_model
+from vlm_pipeline.training.record import adapter_version, read_record
 from vlm_pipeline.training.request import JobSettings
 from vlm_pipeline.verdict import Verdict
 
@@ -127,10 +128,10 @@ def make_adapter(
         if not (folder / "record.json").is_file():
             raise FileNotFoundError(f"{folder} has no record.json: the training payload did not finish")
         files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
-        version = content_hash({file.name: file_hash(file) for file in files if file.name != "record.json"})
+        record = read_record(folder, verify_files=False)
         about = {"adapter_id": adapter_id, "folder": {"path": str(folder)}}
-        record = read_json(folder / "record.json")
         held = {"table": [{"figure": name, **pair} for name, pair in sorted(record.get("plan", {}).items())]}
-        return Artifact(version, {**metadata, **about, "planned_and_actual": held, **picture(record)}, files)
+        described = {**metadata, **about, "planned_and_actual": held, **picture(record)}
+        return Artifact(adapter_version(record), described, files)
 
     return make_once(store, "adapter", inputs, make, log)

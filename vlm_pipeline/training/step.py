@@ -70,7 +70,7 @@ class Gradients:
             value.grad = None
         self._meter.discard()
         total = torch.zeros((), device=self._accelerator.device)
-        passes = self._packer.passes(bundles, budget)
+        passes = self._packer.passes(bundles, budget, padded=not self._packed)
         for one in passes[self._accelerator.process_index :: self._accelerator.num_processes]:
             loss = self._loss([([rows[index] for index in bundle.rows], bundle.prefix) for bundle in one])
             (loss / supervised).backward()

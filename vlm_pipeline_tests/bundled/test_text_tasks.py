@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from vlm_pipeline.bundled import sectioned_answers, tool_calls
 from vlm_pipeline.bundled.make_data import json_lines
 from vlm_pipeline.examples.stage import make_raw
 from vlm_pipeline.examples.verdicts import leakage_report, usable_rows
-from vlm_pipeline.formatting.stage import make_formatted, verification_report
+from vlm_pipeline.formatting.probes import make_probes, probes_file
+from vlm_pipeline.formatting.stage import make_formatted, read_formatted, verification_report
+from vlm_pipeline.scoring.probes import Probe, read_probes, score_probes
 from vlm_pipeline.scoring.row_scorers import build_scorer
 from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import Task, load_task
@@ -69,6 +72,70 @@ def test_rows_pass_every_check_before_training(name: str, tmp_path: Path) -> Non
     for verdict in (usable_rows(task, store), leakage_report(task, store), verification_report(task, store)):
         assert verdict.passed, verdict.message
     assert verification_report(task, store).metadata["findings"] == 0
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_probes_are_of_no_split_and_passed_by_their_own_answers(name: str, tmp_path: Path) -> None:
+    task = load_task(DATA / name)
+    probes = read_probes(probes_file(task))
+    assert 20 <= len(probes) <= 30 and {probe.category for probe in probes} == set(task.sections.names)
+    assert not {probe.question for probe in probes} & {said(row)[0] for row in rows_of(name)}
+    store = TaskStore(task.name, tmp_path / "store")
+    assert make_probes(task, store, lambda message: None).metadata["rows"] == len(probes)
+    scorer = build_scorer(task.scorers[0])
+    right, wrong = (
+        [{"id": probe.id, "predictor": "m", "text": text(probe)} for probe in probes]
+        for text in (lambda probe: answered_whole(name, probe), lambda probe: "I see.")
+    )
+    assert score_probes(probes, right, predictor="m", answer_scorer=scorer)["n_passed"] == len(probes)
+    assert (
+        score_probes(probes, wrong, predictor="m", answer_scorer=scorer)["n_passed"] <= 8
+    )  # no call is wanted
+
+
+def answered_whole(name: str, probe: Probe) -> str:
+    if name == "tool_calls":
+        return str(probe.expected_answer)
+    return sectioned_answers.answer("a", "p", str(probe.expected_answer))
+
+
+def test_the_context_engineered_variant_asks_for_the_same_calls_behind_its_preamble(tmp_path: Path) -> None:
+    """The variant stands in task.yaml as a comment: uncommented it must be fit to train on, and change nothing else."""
+    plain = load_task(DATA / "tool_calls")
+    text = (
+        (DATA / "tool_calls" / "task.yaml")
+        .read_text("utf-8")
+        .replace("../base_model", str(DATA / "base_model"))
+    )
+    lines = text.split("\n")
+    first = lines.index("# prompt:")
+    last = next(i for i in range(first, len(lines)) if not lines[i].startswith("#"))
+    lines[first:last] = [line.removeprefix("# ") for line in lines[first:last]]
+    folder = tmp_path / "tool_calls_cep"
+    shutil.copytree(DATA / "tool_calls", folder)
+    (folder / "task.yaml").write_text("\n".join(lines).replace("name: tool_calls", "name: tool_calls_cep"))
+    variant = load_task(folder)
+    assert variant.prompt.preamble and plain.prompt.preamble is None
+    store, other = formatted(variant, tmp_path / "cep"), formatted(plain, tmp_path / "plain")
+    for verdict in (
+        usable_rows(variant, store),
+        leakage_report(variant, store),
+        verification_report(variant, store),
+    ):
+        assert verdict.passed, verdict.message
+    columns = ["id", "messages", "answer", "answer_value"]
+    told, asked = (
+        read_formatted(task, where, ["train", "val", "test"], columns)
+        for task, where in ((variant, store), (plain, other))
+    )
+    assert len(told) == len(asked) > 0
+    for mine, theirs in zip(told, asked, strict=True):
+        assert [mine[name] for name in ("id", "answer", "answer_value")] == [
+            theirs[name] for name in ("id", "answer", "answer_value")
+        ]
+        system, *rest = json.loads(mine["messages"])
+        before, *same = json.loads(theirs["messages"])
+        assert rest == same and system["content"] == f"{variant.prompt.preamble}\n\n{before['content']}"
 
 
 @pytest.mark.parametrize("name", MODULES)

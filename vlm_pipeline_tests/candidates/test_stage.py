@@ -22,6 +22,7 @@ from vlm_pipeline.candidates.stage import (
 from vlm_pipeline.compute.payload import Reporter
 from vlm_pipeline.inference.run import run
 from vlm_pipeline.inference.stage import make_predictions
+from vlm_pipeline.scoring.looks import looks_at_test
 from vlm_pipeline.scoring.stage import make_metrics
 from vlm_pipeline.store import read_json
 from vlm_pipeline.training.adapters import load_adapter
@@ -133,6 +134,7 @@ def test_candidates_are_answered_measured_and_ranked_beside_the_refused(world: W
     assert "program code" in result["rejected"][0]["reason"]
     assert "tuned" in [one["id"] for one in result["waiting"]]
     assert not store.path("adapters", third).exists() and board.metadata["rejected"] == 1
+    assert looks_at_test(store) == 2  # adapters made elsewhere look at the test rows as any other
     # Unchanged, nothing is asked, loaded or verified again; the folder may be gone.
     shutil.rmtree(world.folder / "first")
     again = make_candidate_predictions(task, store, first, fails, run_id="r2", log=quiet)

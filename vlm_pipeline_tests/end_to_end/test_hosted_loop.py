@@ -1,7 +1,7 @@
 """The real command with hosted models and judges, all spoken to over HTTP by their real clients.
 
-One small task (two sections, a few pages) is run three times in one store: the fine-tune is submitted; it has ended
-and its model comes in, with judges; nothing has changed.
+One small task (two sections, a few pages) is run four times in one store: the fine-tune is submitted; it has ended
+and its model comes in, with judges; nothing has changed; one test row asks something else.
 """
 
 from __future__ import annotations
@@ -73,8 +73,18 @@ def _judges(server: JudgeServer) -> list[dict[str, Any]]:
     ]
 
 
+def _ask_otherwise(task: Path, row_id: str) -> None:
+    """Change the question of one row, as a person who edits a section's file."""
+    for path in (task / "raw").glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for row in rows:
+            if row["metadata"]["id"] == row_id:
+                row["conversations"][0]["content"] += " Say it once more."
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
 class Runs:
-    """What the three runs left: output, requests to the stand-in, questions to the judges, and the metrics."""
+    """What the four runs left: output, requests to the stand-in, questions to the judges, and the metrics."""
 
     def __init__(self, store: Path) -> None:
         self.store = store
@@ -94,6 +104,10 @@ class Runs:
         self.metrics.append({name: self.read(f"metrics/{name}.json") for name in FOUR})
         self.comparisons.append(self.read("comparison.json"))
 
+    def judged_rows(self) -> list[str]:
+        table = pq.read_table(self.store / "metrics" / "gpt.parquet", columns=["id", "scorer"]).to_pylist()
+        return sorted({row["id"] for row in table if row["scorer"] == "correctness"})
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory):
@@ -106,8 +120,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
             patch.setenv(name, value)
         loop = Loop(folder, tasks)
         found = Runs(loop.store / NAME)
-        for judges in ([], _judges(judge), _judges(judge)):
+        for number, judges in enumerate(([], _judges(judge), _judges(judge), _judges(judge))):
             _settings(task, judges)
+            if number == 3:
+                _ask_otherwise(task, found.judged_rows()[0])
             found.note(loop.run(NAME, timeout=600), stand_in, judge)
             stand_in.job_s = 0.0  # the job goes on between the runs
         found.folder, found.stand_in, found.judge = folder, stand_in, judge
@@ -148,8 +164,20 @@ def test_unchanged_models_are_asked_nothing_again(runs: Runs) -> None:
     """The second run asks the fine-tuned model alone, the third nobody; no row is generated twice."""
     rows = 2 * 11 * (PAGES["val"] + PAGES["test"]) + 2
     asked = [one["completions"] for one in runs.requests]
-    assert asked == [rows, rows, 0]
+    assert asked[:3] == [rows, rows, 0]
     assert "forward" not in runs.outputs[2]
+
+
+def test_one_changed_row_asks_hosted_models_and_judges_about_that_row_alone(runs: Runs) -> None:
+    rows = 2 * 11 * (PAGES["val"] + PAGES["test"]) + 2
+    assert (
+        runs.requests[3]["completions"] == 2 and len(runs.stand_in.jobs) == 1
+    )  # gpt and gpt_tuned, no new job
+    assert 0 < runs.judged[3] <= runs.judged[1] / JUDGED_ROWS
+    for name in ("gpt", "gpt_tuned"):
+        told = runs.read(f".manifests/predictions/{name}.json")["metadata"]  # as the UI shows it
+        assert (told["asked"], told["reused"]) == (1, rows - 1)
+        assert told["cost_usd_saved"] > 10 * told["cost_usd"] > 0
 
 
 def test_the_report_shows_all_four_and_calls_stand_ins_so(runs: Runs) -> None:

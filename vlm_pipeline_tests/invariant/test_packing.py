@@ -145,6 +145,23 @@ def test_any_grouping_and_any_split_into_passes_gives_the_gradient_of_separate_r
     case.check(total)
 
 
+@pytest.mark.slow
+def test_flex_attention_computes_the_losses_of_separate_rows(case):
+    """Its forward pass; PyTorch has no gradient of it on CPUs. Compiled, so a C++ compiler is needed."""
+    forward = case.forward("flex")
+    try:
+        packer = Packer(case.rows, rows_per_step=100, image_token=forward.image_token, share=True, seed=0)
+        (step,) = packer.epoch(0)
+        order = [index for bundle in step for index in bundle.rows]
+        with torch.no_grad():
+            losses = forward.row_losses(
+                forward.pack([([case.rows[i] for i in bundle.rows], bundle.prefix) for bundle in step])
+            )
+        np.testing.assert_allclose(losses, [case.losses[index] for index in order], rtol=1e-4)
+    finally:
+        case.base.set_attn_implementation("sdpa")
+
+
 @pytest.mark.parametrize("padding", [0, 5])
 @pytest.mark.parametrize("batch", [2, 5])
 def test_any_padding_gives_the_gradient_of_separate_rows(case, batch, padding):

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from vlm_pipeline.locks import Busy, loop_turn
 from vlm_pipeline.orchestration import executor
 from vlm_pipeline.orchestration.executor import (
     PROCESS_TAG,
@@ -19,6 +21,7 @@ from vlm_pipeline.orchestration.executor import (
     loop_executor,
     process_signature,
 )
+from vlm_pipeline.store import TaskStore
 
 CODE = """
     import time
@@ -26,39 +29,55 @@ CODE = """
     import dagster as dg
     from vlm_pipeline.orchestration.executor import loop_executor
 
-    @dg.asset(pool="gpu")
+    @dg.asset(key=["demo", "slow"], pool="gpu")
     def slow():
         Path("started").touch()
         while Path("block").exists():
             time.sleep(0.05)
 
-    defs = dg.Definitions([slow], jobs=[dg.define_asset_job("work", "*")], executor=loop_executor)
+    defs = dg.Definitions([slow], jobs=[dg.define_asset_job("work", "*", tags={"task": "demo"})], executor=loop_executor)
 """
 POOLS = "telemetry: {enabled: false}\nconcurrency: {pools: {default_limit: 1, granularity: op}}\n"
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "dagster", "job", "execute", "-f", "work.py", "-j", "work"]
-    environment = {**os.environ, "DAGSTER_HOME": str(folder)}
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "DAGSTER_HOME": str(folder), "VLM_PIPELINE_STORE": str(folder / "store")}
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stderr=log, stdout=log)
 
 
-def test_after_sigkill_the_next_run_goes_on_at_once(tmp_path: Path) -> None:
+def test_one_run_of_a_task_at_a_time_and_after_sigkill_the_next_one_goes_on_at_once(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text(POOLS)
     (tmp_path / "work.py").write_text(textwrap.dedent(CODE))
     (tmp_path / "block").touch()
     first = start(tmp_path)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "started").exists():
-        assert time.monotonic() < deadline and first.poll() is None
-        time.sleep(0.05)
+    until(lambda: (tmp_path / "started").exists(), first)
+    with (
+        pytest.raises(
+            Busy, match=r"run .{8} \(work\) is at work on demo: wait until it has ended, or stop it"
+        ),
+        loop_turn(TaskStore("demo", tmp_path / "store"), "a person"),
+    ):
+        pass
+    second = start(tmp_path)
+    until(lambda: "is at work on demo; waiting" in (tmp_path / "log").read_text(), second)
+    (tmp_path / "started").unlink()
     first.send_signal(signal.SIGKILL)
     first.wait()
+    until(lambda: (tmp_path / "started").exists(), second)
     (tmp_path / "block").unlink()
-    assert start(tmp_path).wait(timeout=60) == 0  # blocked for minutes without the tidying up
+    assert second.wait(timeout=60) == 0  # blocked for minutes without the tidying up
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         statuses = [run.status.value for run in instance.get_runs()]
     assert sorted(statuses) == ["FAILURE", "SUCCESS"]
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
 
 
 def test_a_living_run_and_a_run_of_another_host_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

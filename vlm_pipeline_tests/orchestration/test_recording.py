@@ -100,3 +100,9 @@ def test_what_a_reused_artifact_cost_once_is_saved_and_not_spent_again() -> None
         0.5,
     )
     assert (again["seconds"], again["seconds_saved"]) == (0.0, 3.0)
+
+
+def test_money_is_saved_also_where_one_row_in_ten_is_asked_again() -> None:
+    made = describe(Artifact("v", {"rows": 10, "asked": 1, "cost_usd": 0.1, "cost_usd_saved": 0.9}))
+    assert (made["rows_reused"], made["cost_usd"], made["cost_usd_saved"]) == (9, 0.1, 0.9)
+    assert describe(Artifact("v", made, reused=True))["cost_usd_saved"] == 1.0

@@ -98,6 +98,7 @@ def test_one_round_makes_the_weak_section_again_and_undoes_it_where_val_shows_no
     versions = {
         name: version(instance, task, *name.split(":"))
         for name in (
+            "regenerated_rows:fluids",
             "raw_examples:fluids",
             "formatted_examples:fluids",
             "training_set",
@@ -127,11 +128,19 @@ def test_one_round_makes_the_weak_section_again_and_undoes_it_where_val_shows_no
     assert entry["val"]["overall"]["n"] == 44 and entry["test"]["overall"]["n"] == 22
     assert entry["accelerator_seconds"] > 0 and entry["cost_usd"] == 0
     assert round_["rounds"]["looks_at_test"] == 2 and round_["rounds"]["restored_artifacts"] > 5
+    assert "](data:image/" in round_["rounds"]["picture"]  # the headline figure before the round and after it
     assert len(sorted(store.path("adapters").glob("*/record.json"))) == len(adapters) + 1
     after = tree(store)
     changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
     # What the round tells about itself: its history, the report that shows it, what is asked for next.
-    own = ("rounds.json", "regeneration_request", "report", "leaderboard")
+    own = (
+        "rounds.json",
+        "accelerator.jsonl",
+        "looks_at_test.json",
+        "regeneration_request",
+        "report",
+        "leaderboard",
+    )
     own += tuple(f".manifests/{name}" for name in own)
     assert {name for name in changed if not name.startswith(own)} == set()
     assert versions == {name: version(instance, task, *name.split(":")) for name in versions}

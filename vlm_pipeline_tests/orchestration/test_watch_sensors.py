@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from vlm_pipeline.examples.overlay import remove_layer, write_layer
 from vlm_pipeline.examples.raw import read_raw
@@ -113,6 +115,22 @@ def test_an_overlay_that_was_changed_or_put_back_by_hand_is_read(graph: GraphWor
     execute(graph, graph.tick("raw_files"))
     answers = {one.id: one.answer for one in read_raw(graph.world.store.section("raw", "torque"))}
     assert answers[row.id] == row.answer and not graph.tick("raw_files").run_requests
+
+
+def test_a_picture_written_again_with_equal_bytes_starts_no_run_and_another_one_does(
+    graph: GraphWorld,
+) -> None:
+    picture = graph.world.folder / "demo" / "page.png"
+    Image.new("RGB", (8, 8), "white").save(picture)
+    graph.tick("raw_files")
+    execute(graph, graph.tick("raw_files"))
+    picture.write_bytes(picture.read_bytes())
+    os.utime(picture, (1, 1))
+    for _ in range(2):
+        assert "nothing new" in str(graph.tick("raw_files").skip_reason)
+    Image.new("RGB", (8, 8), "black").save(picture)
+    graph.tick("raw_files")
+    assert graph.tick("raw_files").run_requests
 
 
 def test_changed_rows_wait_for_the_run_that_is_at_work(graph: GraphWorld) -> None:

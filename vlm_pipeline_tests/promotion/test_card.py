@@ -8,26 +8,32 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from vlm_pipeline.promotion.pointer import read_pointer
 from vlm_pipeline_tests.promotion.world import Answers, World
 from vlm_pipeline_tests.servers.hub import TOKEN, running_hub
 
-# Three runs of the stage: with a token that the hub refuses, with the right one, and once more.
+# Three runs of the stage: with a token that the hub refuses, with the right one, and once more. Then a better adapter,
+# and a person's roll-back while the hub refuses; the next run, which promotes nothing, brings the hub after.
 _PROMOTE = """
 import os, sys
 from pathlib import Path
+from vlm_pipeline.__main__ import main
 from vlm_pipeline_tests.promotion.world import Answers, World
 world = World(Path(sys.argv[1]), Answers({"base": 0.1, "tuned": 0.95}), more="promotion: {hub: team/tuned}\\n")
 world.loop()
 for token in ("hf_wrong", sys.argv[2], sys.argv[2]):
     os.environ["HF_TOKEN"] = token
     print(world.promote().artifact.metadata["hub"])
+world.loop(seed=1)
+print(world.promote().artifact.metadata["hub"])
+os.environ |= {"VLM_PIPELINE_TASKS": sys.argv[1], "VLM_PIPELINE_STORE": str(world.store.root), "HF_TOKEN": "hf_wrong"}
+assert main(["roll-back", "demo"]) == 0
+os.environ["HF_TOKEN"] = sys.argv[2]
+print(world.promote().artifact.metadata["hub"])
 """
 
 
-def promote_thrice(folder: Path, url: str) -> list[str]:
+def promote(folder: Path, url: str) -> list[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     env |= {"HF_ENDPOINT": url, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(folder / "hf")}
     done = subprocess.run(
@@ -35,18 +41,25 @@ def promote_thrice(folder: Path, url: str) -> list[str]:
         env=env, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip().splitlines()[-3:]
+    return done.stdout.strip().splitlines()
 
 
-@pytest.mark.slow  # a process of its own, since the client reads its settings when it is imported
-def test_the_promoted_adapter_is_pushed_once_with_its_card(tmp_path: Path) -> None:
+def test_the_hub_shows_the_promoted_adapter_once_with_its_card_and_follows_a_roll_back(
+    tmp_path: Path,
+) -> None:
+    """In a process of its own, since the hub's client reads its settings when it is imported."""
     with running_hub() as hub:
-        refused, pushed, again = promote_thrice(tmp_path, hub.url)
-    assert refused.startswith("not pushed") and pushed.endswith("/team/tuned") and again == pushed
+        refused, pushed, again, better, moved, away, gone, back = promote(tmp_path, hub.url)
+    assert refused.startswith("not pushed") and pushed.endswith("/team/tuned") == again.endswith(
+        "/team/tuned"
+    )
+    assert better == pushed == back and "->" in moved
+    assert away.startswith("hub: ") and gone.startswith("on the hub: not pushed")
     repository = hub.repositories["model/team/tuned"]
-    assert len(repository.commits) == 1
-    history = read_pointer(World(tmp_path, Answers({})).store)["history"]
-    assert len(history) == 1  # promoted all the same, while the hub refused
+    assert len(repository.commits) == 3  # the first adapter, the second, the first again
+    first, second, again_first = read_pointer(World(tmp_path, Answers({})).store)["history"]
+    assert first["adapter_id"] == again_first["adapter_id"] != second["adapter_id"]
+    assert repository.commits[-1].endswith(first["adapter_id"])
     assert repository.private
     assert sorted(set(repository.files) - {".gitattributes"}) == [
         "README.md", "adapter_config.json", "adapter_model.safetensors", "record.json",

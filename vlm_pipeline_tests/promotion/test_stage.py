@@ -18,6 +18,7 @@ from vlm_pipeline.promotion.checklist import CHECKS
 from vlm_pipeline.promotion.final import looks
 from vlm_pipeline.promotion.pointer import PromotionError, read_pointer, roll_back
 from vlm_pipeline.promotion.sign_off import sign_off
+from vlm_pipeline.scoring.looks import looks_at_test
 from vlm_pipeline.training.record import AdapterError
 from vlm_pipeline.training.stage import current_adapter
 from vlm_pipeline_tests.promotion.world import Answers, World, results, write_rows
@@ -51,6 +52,14 @@ def test_a_demonstrated_gain_is_promoted_served_and_not_promoted_twice(world: Wo
     assert not again.promoted and len(read_pointer(world.store)["history"]) == 1
     assert again.artifact.data_version == first.artifact.data_version
     assert world.answers.asked == []  # nothing was predicted for any of it
+
+
+def test_every_adapter_that_is_measured_on_the_test_rows_is_one_more_look_at_them(world: World) -> None:
+    assert looks_at_test(world.store) == 1  # the base was not made by looking
+    world.loop(seed=0)
+    assert looks_at_test(world.store) == 1
+    world.loop(seed=1)  # a retraining by hand, no round
+    assert looks_at_test(world.store) == 2
 
 
 def test_a_gain_that_is_not_demonstrated_promotes_nothing_and_fails_nothing(world: World) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from vlm_pipeline.regeneration import rounds
+from vlm_pipeline.regeneration.costs import NOTHING, Cost
 from vlm_pipeline.regeneration.rounds import (
     history,
     keep_aside,
     kept_aside,
-    looks_at_test,
     put_back,
     remember,
     unfinished,
@@ -26,9 +26,11 @@ from vlm_pipeline.store import TaskStore, write_json, write_text
 WEAK = {"weak": ["fluids"], "undecided": ["torque"]}
 
 
-def stop(*done: dict, weak: dict = WEAK, limit: int = 3, **settings: float) -> str | None:
+def stop(
+    *done: dict, weak: dict = WEAK, limit: int = 3, ahead: Cost = NOTHING, **settings: float
+) -> str | None:
     numbered = [{"round": number, **one} for number, one in enumerate(done, start=1)]
-    return why_stop(weak, numbered, BudgetSettings(rounds=limit), RegenerationSettings(**settings))
+    return why_stop(weak, numbered, BudgetSettings(rounds=limit), RegenerationSettings(**settings), ahead)
 
 
 KEPT, UNDONE = {"status": "kept"}, {"status": "rolled back"}
@@ -53,12 +55,21 @@ def test_the_loop_stops_when_money_or_accelerator_seconds_are_spent() -> None:
     dear = {**KEPT, "cost_usd": 0.6, "accelerator_seconds": 400.0}
     assert stop(dear, money_usd=1.0, accelerator_seconds=1000) is None
     assert "1.20 USD" in str(stop(dear, dear, money_usd=1.0))
-    assert "800 accelerator seconds" in str(stop(dear, dear, accelerator_seconds=700))
+    assert "800 accelerator seconds" in str(
+        stop(KEPT | {"accelerator_seconds": 800}, accelerator_seconds=700)
+    )
 
 
-def test_every_judged_round_is_one_more_look_at_the_test_split() -> None:
-    assert looks_at_test([]) == 1
-    assert looks_at_test([KEPT, UNDONE, {"status": "open"}]) == 3
+def test_a_round_that_would_take_more_than_is_left_does_not_begin() -> None:
+    dear = {**KEPT, "cost_usd": 0.6, "accelerator_seconds": 400.0}
+    assert "would pay hosted models about 0.50" in str(stop(dear, money_usd=1.0, ahead=Cost(usd=0.5)))
+    assert "would take about 700" in str(
+        stop(dear, money_usd=1.0, accelerator_seconds=1000, ahead=Cost(seconds=700))
+    )
+    assert "money_usd is 0.00" in str(
+        stop(ahead=Cost(usd=0.01))
+    )  # nothing may be paid unless it is said how much
+    assert stop(dear, money_usd=2.0, accelerator_seconds=1000, ahead=Cost(0.5, 500)) is None
 
 
 def test_history_keeps_one_entry_per_round(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from vlm_pipeline.__main__ import main
@@ -12,9 +14,11 @@ from vlm_pipeline.examples.overlay import overlay_files, overlay_version
 from vlm_pipeline.examples.raw import read_raw
 from vlm_pipeline.examples.stage import make_raw, quarantine_records
 from vlm_pipeline.examples.verdicts import leakage_report
-from vlm_pipeline.manifest import Artifact, make_once
+from vlm_pipeline.locks import loop_turn
+from vlm_pipeline.manifest import Artifact, data_version, make_once
+from vlm_pipeline.orchestration.recording import recorded_version
 from vlm_pipeline.regeneration import judging, rounds, stage
-from vlm_pipeline.regeneration.few_shot import with_shots
+from vlm_pipeline.regeneration.few_shot import choose_shots, with_shots
 from vlm_pipeline.regeneration.hand_over import HandOverError, hand_over, take_back
 from vlm_pipeline.regeneration.judging import make_rounds, roll_back_last
 from vlm_pipeline.regeneration.rounds import history
@@ -173,8 +177,7 @@ def test_an_open_round_waits_until_the_loop_has_run_over_its_rows(world: World) 
     say_weak(world.task, world.store, "fluids")
     world.begin()
     judged = make_rounds(world.task, world.store, quiet)
-    assert judged.restored == {} and history(world.store)[0]["status"] == "open"
-    assert judged.artifact.metadata["looks_at_test"] == 1
+    assert not judged.metadata["restored_artifacts"] and history(world.store)[0]["status"] == "open"
 
 
 def test_a_person_can_undo_a_round_and_the_rows_are_what_they_were(world: World) -> None:
@@ -217,12 +220,15 @@ def test_a_round_is_kept_for_a_gain_on_val_and_undone_without_one(
     (entry,) = history(world.store)
     assert entry["status"] == ("kept" if kept else "rolled back")
     assert entry["test"]["sections"]["fluids"]["n"] == 110
-    assert judged.artifact.metadata["looks_at_test"] == 2
     assert bool(overlay_files(world.store, "fluids")) is kept
     if kept:
-        assert judged.restored == {} and world.raw()[min(world.right["fluids"])].metadata["provenance"]
+        assert (
+            not judged.metadata["restored_artifacts"]
+            and world.raw()[min(world.right["fluids"])].metadata["provenance"]
+        )
     else:
-        assert judged.restored == {"metrics/tuned": "1", "raw/fluids": before}
+        assert judged.metadata["restored_artifacts"] == 2
+        assert data_version(world.store, "raw/fluids") == before
         assert not any("provenance" in row.metadata for row in world.raw().values())
         assert (
             read_json(world.store.path("metrics", "tuned.json"))["splits"]["test"]["headline"]["estimate"]
@@ -280,6 +286,15 @@ def test_worked_examples_are_chosen_from_rows_that_the_teacher_bore_out_and_can_
     assert told.settings_hash("prompt") != world.task.settings_hash("prompt")
     roll_back_last(world.task, world.store, quiet)
     assert with_shots(world.task, world.store).prompt == world.task.prompt
+
+
+def test_a_row_whose_picture_lies_elsewhere_is_no_worked_example(world: World) -> None:
+    """source.outside lets pictures lie anywhere; a worked example names a file of the task folder."""
+    rows = [row for row in world.raw().values() if row.split == "train"]
+    elsewhere = replace(rows[0], images=(replace(rows[0].images[0], path="/elsewhere/page.png"),))
+    other = next(row for row in rows if row.group != rows[0].group)
+    (shot,) = choose_shots(world.task, [{"section": "fluids", "kinds": {}}], {"fluids": [elsewhere, other]})
+    assert (shot.question, shot.answer) == (other.question, other.answer)
 
 
 def edit(folder: Path, **changes: dict) -> None:
@@ -353,9 +368,22 @@ def test_a_person_does_it_all_from_the_command_line(
     edit(folder, **{name.replace("-", "_"): {"answer": world.right["fluids"][name]}})
     assert main(["take-back", "manual_qa", "fluids", str(folder), "--by", "Ann"]) == 0
     assert "run the loop" in capsys.readouterr().out
-    world.read()
-    assert world.raw()[name].answer == world.right["fluids"][name]
-    assert main(["undo-round", "manual_qa"]) == 0
+    raw, home = dg.AssetKey(["manual_qa", "raw_examples"]), tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with dg.DagsterInstance.get() as instance:
+        for _ in range(2):  # the rows before and after they were read with the person's answers
+            tags = {"dagster/data_version": str(data_version(world.store, "raw/fluids"))}
+            made = dg.AssetMaterialization(raw, partition="fluids", tags=tags)
+            instance.report_runless_asset_event(made)
+            world.read()
+        assert world.raw()[name].answer == world.right["fluids"][name]
+        with loop_turn(world.store, "run 1234"):
+            assert main(["undo-round", "manual_qa"]) == 1
+        assert "run 1234 is at work on manual_qa" in capsys.readouterr().err
+        assert main(["undo-round", "manual_qa"]) == 0
+        known = recorded_version(instance, raw, "fluids")
+        assert known == data_version(world.store, "raw/fluids") != tags["dagster/data_version"]
     assert main(["undo-round", "manual_qa"]) == 1
     assert main(["hand-over", "nowhere", "fluids", str(folder)]) == 1
     told = capsys.readouterr().err

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.overlay import read_rejected, remove_layer
 from vlm_pipeline.examples.raw import read_raw
+from vlm_pipeline.examples.stage import make_raw
+from vlm_pipeline.formatting.template import load_processor
+from vlm_pipeline.regeneration import stage
+from vlm_pipeline.regeneration.candidate import Candidate
+from vlm_pipeline.regeneration.costs import spent
+from vlm_pipeline.regeneration.making import make_rows
+from vlm_pipeline.regeneration.offline_teachers import Renderer, offline_teacher
 from vlm_pipeline.regeneration.prompts import parse_rows
+from vlm_pipeline.regeneration.proposals import TeacherError, choose
 from vlm_pipeline.regeneration.request import make_request, shares
-from vlm_pipeline.regeneration.rounds import history
-from vlm_pipeline.regeneration.stage import make_regenerated_rows, train_rows
-from vlm_pipeline.regeneration.teachers import Renderer, TeacherError, make_teacher
+from vlm_pipeline.regeneration.rounds import history, next_number
+from vlm_pipeline.regeneration.stage import all_rows, make_regenerated_rows, train_rows
+from vlm_pipeline.regeneration.teachers import make_teacher
+from vlm_pipeline.regeneration.vetting import HeldOut, Known, balanced
+from vlm_pipeline.scoring.row_scorers import build_scorer
 from vlm_pipeline.settings.regeneration import RegenerationSettings
-from vlm_pipeline.store import read_json, write_json
+from vlm_pipeline.store import TaskStore, read_json, write_json
 from vlm_pipeline.task import load_task
-from vlm_pipeline_tests.regeneration.world import answer_of, copy_task, read_rows, read_task, say_weak, spoil
-from vlm_pipeline_tests.servers.hosted_api import KEY, Question, StandIn, serving
+from vlm_pipeline_tests.regeneration.world import (
+    PROJECT,
+    answer_of,
+    copy_task,
+    read_rows,
+    read_task,
+    say_weak,
+    spoil,
+)
+from vlm_pipeline_tests.servers.hosted_api import KEY, Question, StandIn, environment, serving
 
 PAGES = {"train": 3, "val": 1, "test": 1}
 
@@ -65,13 +86,88 @@ def test_new_rows_ask_what_was_not_asked_and_differ_from_round_to_round(tmp_path
 def test_the_renderer_says_that_it_teaches_bundled_tasks_only(tmp_path: Path) -> None:
     folder = copy_task(tmp_path, PAGES, name="my_manuals")
     with pytest.raises(TeacherError, match="bundled tasks only"):
-        Renderer(load_task(folder))
+        offline_teacher(load_task(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "section"), [("tool_calls", "several_tools"), ("sectioned_answers", "conflicting")]
+)
+def test_a_text_task_is_taught_by_its_generator_and_its_rows_pass_the_vetting(
+    tmp_path: Path, name: str, section: str
+) -> None:
+    settings = RegenerationSettings(teacher="renderer", rows_per_page=1)
+    task = load_task(PROJECT / "data" / name).model_copy(update={"regeneration": settings})
+    store = TaskStore(name, tmp_path)
+    make_raw(task, store, task.sections.names, print)
+    rows = train_rows(store, section)[:30]
+    right = {row.id: row.answer for row in rows[:15]}
+    wrong = [
+        replace(row, messages=(*row.messages[:-1], {"role": "assistant", "content": other.answer}))
+        for row, other in pairwise(rows[:16])
+    ]
+    kinds = dict.fromkeys({str(row.metadata["content_type"]) for row in rows}, 20)
+    request = {"section": section, "round": 1, "kinds": kinds}
+    processor = load_processor(task.base_model_path, task.revision, task.image)
+    held_out = HeldOut.of(all_rows(task, store))
+    made = make_rows(
+        task,
+        request,
+        [*wrong, *rows[15:]],
+        offline_teacher(task),
+        Known(),
+        held_out,
+        processor,
+        "round-001",
+        print,
+    )
+    replaced = {row.id: row.answer for row in made.rows if row.metadata["provenance"]["replaces"]}
+    assert replaced == right and len(made.borne_out) == 15
+    new = [row for row in made.rows if row.id not in right]
+    assert len(new) > 10 and not {row.question for row in new} & {row.question for row in rows}
+    assert {one.kind for one in made.rejected} <= {"duplicate", "leakage", "balance"}
+    scorer = build_scorer(task.scorers[0])
+    for row in new:
+        score = scorer.score(row.answer, scorer.reference(row.answer, row.metadata), prompt=row.question)
+        assert score.values[score.primary], row
 
 
 def test_more_rows_go_where_the_failures_are_and_keep_the_mix() -> None:
     wanted = shares({"value": 50, "tolerance": 30, "part": 20}, {"tolerance": 9, "part": 1}, 100)
     assert wanted == {"part": 15, "tolerance": 60, "value": 25}
     assert shares({"value": 3, "part": 1}, {}, 8) == {"part": 2, "value": 6}
+
+
+def test_rows_without_a_kind_are_balanced_by_what_their_answers_read_out() -> None:
+    def row(name: str, answer: str, split: str) -> Example:
+        turns = ({"role": "user", "content": name}, {"role": "assistant", "content": answer})
+        return Example(name, turns, section="a", group=name, split=split)
+
+    rows = [
+        row(f"t{n}", answer, "train") for n, answer in enumerate(["4 bar", "5 bar", "4 bar, 5 bar", "none"])
+    ]
+    rows += [row("v1", "1 bar", "val"), row("v2", "1 bar, 2 bar", "val"), row("v3", "2 bar, 3 bar", "val")]
+    finding = {
+        "section": "a",
+        "bar": 0.7,
+        "estimate": 0.3,
+        "low": 0.2,
+        "high": 0.4,
+        "failures": [],
+        "failed": ["v2"],
+    }
+    weak = {"predictor": "tuned", "metric": "exact", "weak": ["a"], "sections": [finding]}
+    (found,) = make_request(weak, rows, RegenerationSettings(rows_per_page=2))["sections"]
+    assert found["difficulty"] == {"one number": 0.0, "several numbers": 0.5}
+    assert found["kinds"] == {
+        "no number": 1,
+        "one number": 2,
+        "several numbers": 5,
+    }  # of 8: half where val fails
+    seed = rows[0]
+    pages = [[Candidate(seed, str(n), "7 bar", "more_rows", "x") for n in range(9)]]
+    assert len(choose(pages, found["kinds"], 9)) == 2
+    kept, rejected = balanced(pages[0], found["kinds"], None)
+    assert len(kept) == 2 and "kind 'one number'" in rejected[0].reason
 
 
 @pytest.mark.parametrize(
@@ -156,6 +252,51 @@ def test_a_hosted_teacher_corrects_spoiled_rows_and_is_never_shown_a_held_out_pa
     assert not any(text in question.text for text in told for question in scripted.seen)
 
 
+KINDS = {
+    "openai": "kind: openai, model: gpt-4o-mini",
+    "azure": "kind: azure_openai, deployment: our-gpt, model: gpt-4o-mini",
+    "anthropic": "kind: anthropic, model: claude-haiku-4-5, price: {input: 1, output: 5}",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_teaches_and_another_one_reads_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    pages = {"train": 1, "val": 1, "test": 1}
+    scripted = Scripted(copy_task(tmp_path / "source", pages))
+    doubted: list[str] = []
+
+    def answer(question: Question) -> str:
+        if question.model == "checker" and question.text.startswith(doubted[0]):
+            scripted.seen.append(question)
+            return "999 L"
+        return scripted(question)
+
+    with serving(StandIn(answer=answer)) as (_, url):
+        for name, value in (environment(url) | {"READER_KEY": KEY}).items():
+            monkeypatch.setenv(name, value)
+        checker = f"kind: openai_compatible, model: checker, base_url: '{url}/v1', api_key_env: READER_KEY"
+        settings = f"teacher: {{name: reader, {KINDS[kind]}}}, second_reader: {{name: checker, {checker}}}"
+        folder = copy_task(
+            tmp_path, pages, regeneration=f"{{{settings}, strategies: [correct], money_usd: 50}}"
+        )
+        right = spoil(folder, "fluids")
+        task, store = read_task(folder, tmp_path / "store")
+        doubtful = next(row for row in train_rows(store, "fluids") if row.id in right)
+        doubted.append(doubtful.question)
+        say_weak(task, store, "fluids")
+        make_regenerated_rows(task, store, ["fluids"], new_round=True, log=lambda message: None)
+    rows = read_raw(store.overlay("fluids") / "round-001.parquet")
+    assert {row.id: row.answer for row in rows} == {k: v for k, v in right.items() if k != doubtful.id}
+    (refused,) = read_rejected(store, "fluids", "round-001")
+    assert refused["replaces"] == doubtful.id and "999 L" in refused["reason"]
+    again = [question.model == "checker" for question in scripted.seen if "Look again" in question.text]
+    first = [question.model == "checker" for question in scripted.seen if "Look again" not in question.text]
+    assert len(again) == len(first) == 11 and all(again) and not any(first)
+    assert history(store)[0]["cost_usd"] > 0
+
+
 def test_a_teacher_that_costs_money_stops_at_the_budget_and_what_it_did_not_answer_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +304,7 @@ def test_a_teacher_that_costs_money_stops_at_the_budget_and_what_it_did_not_answ
     source = copy_task(tmp_path / "source", PAGES)
     with serving(StandIn(answer=Scripted(source))) as (_, url):
         priced = HOSTED.replace(
-            "}}, rows", ", concurrency: 1, price: {{input: 10, output: 0}}}}, money_usd: 0.05, rows"
+            "}}, rows", ", concurrency: 1, price: {{input: 10, output: 0}}}}, money_usd: 0.07, rows"
         )
         folder = copy_task(tmp_path, PAGES, regeneration=priced.format(url=url))
         spoil(folder, "fluids")
@@ -171,10 +312,37 @@ def test_a_teacher_that_costs_money_stops_at_the_budget_and_what_it_did_not_answ
         say_weak(task, store, "fluids")
         make_regenerated_rows(task, store, ["fluids"], new_round=True, log=lambda message: None)
     (entry,) = history(store)
-    assert 0 < entry["cost_usd"] <= 0.05
+    assert 0 < entry["cost_usd"] <= 0.07
     assert entry["rows"]["fluids"]["rejected"]["no_answer"] > 0
     reasons = {one["reason"] for one in read_rejected(store, "fluids", "round-001")}
-    assert any("0.05" in reason and "not asked" in reason for reason in reasons)
+    assert any("0.07" in reason and "not asked" in reason for reason in reasons)
+
+
+def test_what_a_killed_preparation_has_paid_stands_in_the_round_and_lowers_what_its_teacher_may_spend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("READER_KEY", KEY)
+    source = copy_task(tmp_path / "source", PAGES)
+    with serving(StandIn(answer=Scripted(source))) as (_, url):
+        priced = HOSTED.replace(
+            "}}, rows", ", concurrency: 1, price: {{input: 10, output: 0}}}}, money_usd: 5, rows"
+        )
+        folder = copy_task(tmp_path, PAGES, regeneration=priced.format(url=url))
+        spoil(folder, "fluids")
+        task, store = read_task(folder, tmp_path / "store")
+        say_weak(task, store, "fluids")
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(stage, "open_round", killed)  # the teacher has answered and was paid
+            make_regenerated_rows(task, store, ["fluids"], new_round=True, log=lambda message: None)
+        paid = spent(task, store).usd
+        assert paid > 0 and history(store)[0]["cost_usd"] == 0
+        make_regenerated_rows(task, store, ["fluids"], new_round=True, log=lambda message: None)
+    (entry,) = history(store)
+    assert entry["status"] == "open" and entry["cost_usd"] == pytest.approx(paid)
 
 
 def test_a_teacher_without_money_or_server_is_named_before_anything_is_asked(
@@ -185,10 +353,10 @@ def test_a_teacher_without_money_or_server_is_named_before_anything_is_asked(
     folder = copy_task(tmp_path, PAGES, regeneration=closed)
     task, store = read_task(folder, tmp_path / "store")
     with pytest.raises(TeacherError, match="no server answers"):
-        make_teacher(task, store, "round-001", print)
+        make_teacher(task, store, "round-001", print, 0.0)
     nobody = task.model_copy(update={"regeneration": RegenerationSettings()})
     with pytest.raises(TeacherError, match="hand-over"):
-        make_teacher(nobody, store, "round-001", print)
+        make_teacher(nobody, store, "round-001", print, 0.0)
 
 
 def test_a_teacher_that_answers_nothing_stops_the_run_and_counts_as_no_round(
@@ -204,4 +372,6 @@ def test_a_teacher_that_answers_nothing_stops_the_run_and_counts_as_no_round(
             TeacherError, match="answered nothing; first reason: AuthenticationError: Error code: 401"
         ):
             make_regenerated_rows(task, store, ["fluids"], new_round=True, log=lambda message: None)
-    assert history(store) == []
+    (entry,) = history(store)
+    assert entry["status"] == "preparing"  # goes on under its number, as soon as the teacher answers
+    assert next_number(history(store)) == 1

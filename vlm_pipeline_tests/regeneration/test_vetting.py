@@ -15,7 +15,7 @@ from vlm_pipeline.formatting.template import load_processor
 from vlm_pipeline.regeneration.candidate import PROVENANCE, Candidate, to_example
 from vlm_pipeline.regeneration.making import format_findings, readable_by, vetted
 from vlm_pipeline.regeneration.stage import all_rows, train_rows
-from vlm_pipeline.regeneration.vetting import HeldOut, Known, agree, numbers_differ
+from vlm_pipeline.regeneration.vetting import Duplicates, HeldOut, Known, agree, numbers_differ
 from vlm_pipeline.task import Task
 from vlm_pipeline_tests.regeneration.world import copy_task, read_task
 
@@ -139,6 +139,27 @@ def test_duplicates_and_contradictions_are_rejected(world: tuple[Task, Any]) -> 
     one, other = new(world, "How tight, then?"), new(world, "How tight, then?", answer="star: 1 Nm")
     found = judge(world, same, near, one, other)
     assert found == {same.question: "duplicate", near.question: "duplicate", one.question: "contradiction"}
+
+
+def test_a_text_row_that_repeats_another_train_row_is_a_duplicate() -> None:
+    """Every text row is a page of its own: looking at one page only would let copies in."""
+
+    def row(name: str, system: str = "Answer.") -> Example:
+        turns = [
+            ("system", system),
+            ("user", f"How many litres of oil does engine {name} of the bus take?"),
+            ("assistant", "5"),
+        ]
+        messages = tuple({"role": role, "content": text} for role, text in turns)
+        return Example(name, messages, section="a", group=f"id:{name}", split="train")
+
+    first, second = row("A7"), row("B2")
+    known = Duplicates([first, second], 0.9)
+    said = first.question
+    assert known.of(Candidate(second, said, "6", "more_rows", "x")) == "a row asks this already"
+    assert "nearly the same" in str(known.of(Candidate(second, f"{said}?", "5", "more_rows", "x")))
+    assert known.of(Candidate(second, f"{said}?", "6", "more_rows", "x")) is None  # another fact
+    assert known.of(Candidate(row("C3", "Other tools."), said, "5", "more_rows", "x")) is None
 
 
 def test_a_replacement_may_ask_what_was_asked_and_keeps_its_id(world: tuple[Task, Any]) -> None:

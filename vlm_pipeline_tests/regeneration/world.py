@@ -100,7 +100,7 @@ def say_weak(task: Task, store: TaskStore, *weak: str, undecided: tuple[str, ...
     sections = [
         {"section": name, "finding": "weak" if name in weak else "undecided" if name in undecided else "strong",
          "bar": 0.7, "estimate": 0.3 if name in weak else 0.9, "low": 0.2, "high": 0.4,
-         "failures": [{"kind": "wrong_number", "n": 2, "rows": rows[name]}] if name in weak else []}
+         "failed": rows.get(name, []), "failures": [{"kind": "wrong_number", "n": 2, "rows": rows[name]}] if name in weak else []}
         for name in task.sections.names
     ]  # fmt: skip
     found = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.scoring import GOLDS, LIMIT_MS, hostile, responses
+from benchmarks.scoring import GOLDS, LIMIT_MS, hostile, mixtures, responses
 from vlm_pipeline import scoring
 from vlm_pipeline.scoring.row_scorers import build_scorer
 
@@ -86,6 +86,31 @@ def test_no_hostile_text_takes_long(name: str) -> None:
         if spent > LIMIT_MS:
             slow[piece] = round(spent)
     assert not slow, f"more than {LIMIT_MS} ms on 20,000 characters of: {slow}"
+
+
+def _slow_mixtures(count: int, seed: int) -> dict[str, float]:
+    """CPU time of the slowest mixtures by function or scorer, those beyond the limit."""
+    calls: dict[str, Callable[[str], object]] = dict(FUNCTIONS)
+    for name, scorer in SCORERS.items():
+        calls[f"{name} scorer"] = lambda text, name=name, scorer=scorer: scorer.score(
+            text, REFERENCES[name], prompt="Rate it.", context="The fuse is rated for 15 A."
+        )
+    slow = {}
+    for text in mixtures(count, seed=seed):
+        for name, call in calls.items():
+            spent = _best_ms(lambda call=call, text=text: call(text), LIMIT_MS)
+            if spent > LIMIT_MS:
+                slow[f"{name}: {text[:60]!r}"] = round(spent)
+    return slow
+
+
+def test_no_mixture_of_hostile_texts_takes_long() -> None:
+    assert not _slow_mixtures(12, seed=1)
+
+
+@pytest.mark.slow
+def test_no_mixture_of_many_hostile_texts_takes_long() -> None:
+    assert not _slow_mixtures(1_000, seed=2)
 
 
 @pytest.mark.parametrize("name", SCORERS)

@@ -315,8 +315,13 @@ class TestSimulation:
         assert np.mean([one.low <= 0.8 <= one.high for one in found]) < 0.85
 
     def test_paired_short(self):
-        held, rejected = coverage_of_differences(0.6, 0.6, 20, 6, repeats=150, seed=3)
-        assert held >= 0.90 and rejected <= 0.10
+        held, rejected = coverage_of_differences(0.6, 0.6, 20, 6, repeats=400, seed=3)
+        assert held >= 0.92 and 0 < rejected <= 0.07
+
+    def test_a_real_difference_is_found(self):
+        """A test that never rejected would pass the one above with its interval alone."""
+        _, rejected = coverage_of_differences(0.75, 0.45, 20, 6, repeats=60, seed=7)
+        assert rejected >= 0.8
 
     @pytest.mark.slow
     @pytest.mark.parametrize("rate", [0.02, 0.1, 0.5, 0.97])

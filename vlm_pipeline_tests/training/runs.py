@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import multiprocessing
 import os
 import resource
+import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +47,39 @@ def run(request: dict[str, Any]) -> tuple[dict[str, Any], Ears]:
     return metadata, ears
 
 
-def _child(request: dict[str, Any], outcome: str, file_limit: int | None) -> None:
+@dataclass(frozen=True)
+class Stop:
+    """Where a run is to die by SIGKILL: just before (or after) the `call`-th call of a function, "module:attribute"."""
+
+    place: str
+    call: int = 1
+    after: bool = False
+
+    def arm(self) -> None:
+        module, _, path = self.place.partition(":")
+        owner, calls = importlib.import_module(module), itertools.count(1)
+        *owners, name = path.split(".")
+        for one in owners:
+            owner = getattr(owner, one)
+        function = getattr(owner, name)
+
+        def deadly(*arguments: Any, **options: Any) -> Any:
+            now = next(calls) == self.call
+            if now and not self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*arguments, **options)
+            if now:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, deadly)
+
+
+def _child(request: dict[str, Any], outcome: str, file_limit: int | None, stop: Stop | None) -> None:
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if stop is not None:
+        stop.arm()
     try:
         run(request)
         message = "finished"
@@ -55,13 +89,15 @@ def _child(request: dict[str, Any], outcome: str, file_limit: int | None) -> Non
     os._exit(0)
 
 
-def start(request: dict[str, Any], outcome: Path, file_limit: int | None = None) -> Any:
+def start(
+    request: dict[str, Any], outcome: Path, file_limit: int | None = None, stop: Stop | None = None
+) -> Any:
     """Start the payload's work in a child process; `outcome` receives "finished" or the error.
 
     file_limit: bytes after which the operating system refuses to let a file grow, as on a full disk.
     """
     outcome.unlink(missing_ok=True)
-    child = _CONTEXT.Process(target=_child, args=(request, str(outcome), file_limit))
+    child = _CONTEXT.Process(target=_child, args=(request, str(outcome), file_limit, stop))
     child.start()
     return child
 

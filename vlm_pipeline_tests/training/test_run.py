@@ -12,8 +12,11 @@ from safetensors.torch import load_file
 
 from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.formatting.template import load_processor
+from vlm_pipeline.settings.training import TrainingSettings
 from vlm_pipeline.training.base_model import base_fingerprint, load_base
+from vlm_pipeline.training.forward import PackedForward
 from vlm_pipeline.training.images import ImageFeatures
+from vlm_pipeline.training.optimizer import make_optimizer
 from vlm_pipeline.training.record import read_record
 from vlm_pipeline.training.rows import read_rows
 from vlm_pipeline_tests.training import tiny
@@ -58,17 +61,78 @@ def test_qlora_trains_on_a_base_in_four_bits(tmp_path, table):
     assert any(value.abs().sum() > 0 for name, value in weights.items() if "lora_B" in name)
 
 
-def test_a_model_that_packing_does_not_fit_is_trained_padded_and_says_so(tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "quantization"),
+    [({"precision": "bf16"}, {}), ({}, {"mode": "int8"}), ({"optimizer": "adamw_8bit"}, {}), ({"gradient_checkpointing": True}, {})],
+    ids=["bf16", "int8", "adamw_8bit", "checkpointing"],
+)  # fmt: skip
+def test_it_learns_in_less_memory_too(tmp_path, table, settings, quantization):
+    model = tiny.save_vision_model(tmp_path / "model", hidden=64)
+    request = make_request(tmp_path, "run", model, table, epochs=4, lora={"r": 32}, **settings)
+    request["settings"]["quantization"] = quantization
+    run(request)
+    record = read_record(request["output"])
+    losses = [entry["loss"] for entry in record["loss_curve"] if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_states_in_eight_bits_are_in_eight_bits():
+    weight = torch.nn.Parameter(torch.ones(64, 128))
+    optimizer = make_optimizer([weight], TrainingSettings(optimizer="adamw_8bit"))
+    weight.sum().backward()
+    optimizer.step()
+    assert {
+        value.dtype for name, value in optimizer.state[weight].items() if name in ("state1", "state2")
+    } == {torch.uint8}
+
+
+@pytest.mark.parametrize("setting", [{"optimizer": "paged_adamw_8bit"}, {"attention": "flex"}])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do all of it")
+def test_what_this_device_cannot_do_is_refused_before_anything_is_read(tmp_path, vision_model, setting):
+    (name,) = setting
+    with pytest.raises(PayloadError, match=rf"training\.{name} .* needs a device of type cuda, this is cpu"):
+        run(make_request(tmp_path, "run", vision_model, tmp_path / "no rows", **setting))
+
+
+def unpackable(tmp_path, lengths):
+    """A model whose windowed attention packing does not fit, and rows with answers of these lengths."""
     options = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
     model = tiny.save_text_model(tmp_path / "model", **options)
     words = load_processor(model)
     system = "You are a torque table. Answer with a number and a unit."
-    rows = [tiny.formatted_row(words, f"r{n}", f"Say {n}!", f"It is {n}", system=system) for n in range(4)]
-    table = tiny.write_rows(tmp_path / "rows.parquet", rows)
+    rows = [
+        tiny.formatted_row(words, f"r{n}", f"Say {n}!", f"It is {n}" + "." * length, system=system)
+        for n, length in enumerate(lengths)
+    ]
+    return model, tiny.write_rows(tmp_path / "rows.parquet", rows)
+
+
+def test_a_model_that_packing_does_not_fit_is_trained_padded_and_says_so(tmp_path):
+    model, table = unpackable(tmp_path, [0] * 4)
     request = make_request(tmp_path, "run", model, table, epochs=1)
     _, ears = run(request)
     assert "packing does not fit this model" in ears.text
     assert read_record(request["output"])["packed"] is False
+
+
+def test_padded_rows_go_by_length_and_the_budget_holds_their_padding_too(tmp_path, monkeypatch):
+    model, table = unpackable(tmp_path, [0, 200, 3, 190, 1, 2])
+    seen = []
+    padded = PackedForward.padded_inputs
+
+    def watched(self, rows, *arguments):
+        inputs = padded(self, rows, *arguments)
+        seen.append(inputs["attention_mask"])
+        return inputs
+
+    monkeypatch.setattr(PackedForward, "padded_inputs", watched)
+    request = make_request(
+        tmp_path, "run", model, table, epochs=1, batch_size=6, accumulation=1, token_budget=700
+    )
+    run(request)
+    several = [mask for mask in seen if len(mask) > 1]
+    assert sorted(map(len, several)) == [2, 4]  # the long ones and the short ones
+    assert all(mask.numel() <= 700 and mask.float().mean() > 0.9 for mask in several)
 
 
 def test_the_vision_tower_trains_when_asked(tmp_path, vision_model, table):

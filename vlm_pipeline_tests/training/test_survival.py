@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import inspect
+import itertools
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from safetensors.torch import load_file
 
 from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.training.record import AdapterError, read_record
-from vlm_pipeline_tests.training.runs import live, make_request, run, start
+from vlm_pipeline.training.step import Gradients
+from vlm_pipeline_tests.training.runs import Stop, live, make_request, run, start
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,45 @@ def test_killed_again_and_again_a_run_ends_with_the_adapter_of_an_uninterrupted_
     assert not list(Path(request["checkpoints"]).glob("step-*"))  # nothing left to fill the disk
 
 
+STOPS = {
+    "in an evaluation": Stop("vlm_pipeline.training.evaluation:Evaluator._val_loss", 2),
+    "between a checkpoint's files": Stop("vlm_pipeline.training.checkpoints:torch.save", 5),
+    "before a checkpoint is in its place": Stop("vlm_pipeline.training.checkpoints:Path.rename", 5),
+    "before older checkpoints are dropped": Stop(
+        "vlm_pipeline.training.checkpoints:Path.rename", 5, after=True
+    ),
+    "before the adapter's weights": Stop("peft:PeftModel.save_pretrained"),
+    "between the adapter's files": Stop("peft:LoraConfig.save_pretrained"),
+    "while the adapter is proven": Stop("vlm_pipeline.training.adapters:prove"),
+    "between the adapter's files and its record": Stop("vlm_pipeline.training.finish:write_record"),
+    "before the checkpoints are cleared": Stop("vlm_pipeline.training.checkpoints:Checkpoints.clear"),
+}
+IN_EVERY_RUN = "between the adapter's files and its record"
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param(name, marks=() if name == IN_EVERY_RUN else pytest.mark.slow) for name in STOPS]
+)
+def test_killed_anywhere_the_same_command_ends_with_the_adapter_of_an_uninterrupted_run(
+    tmp_path, vision_model, table, uninterrupted, place
+):
+    settings, whole = uninterrupted
+    request = make_request(tmp_path, "run", vision_model, table, **settings)
+    child = start(request, tmp_path / "outcome", stop=STOPS[place])
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    recorded = (Path(request["output"]) / "record.json").exists()
+    assert recorded == (place == "before the checkpoints are cleared")
+    before = len(live(request))
+    _, ears = run(request)
+    assert ("nothing to train" if recorded else "resumed from the checkpoint") in ears.text
+    if "adapter" in place or "proven" in place:
+        assert not [line for line in live(request)[before:] if "loss" in line]  # every step was safe
+    assert not list(Path(request["checkpoints"]).iterdir())
+    assert_same_adapter(whole, request)
+    assert losses(read_record(request["output"])) == pytest.approx(losses(read_record(whole["output"])))
+
+
 def stop_at(request, tmp_path, step):
     """Leave checkpoints as a killed run does."""
     run_until(
@@ -115,9 +157,32 @@ def test_other_settings_or_other_data_never_resume_an_old_run(tmp_path, vision_m
     assert not any(line.startswith("resumed") for line in ears.said)
 
 
-def test_a_diverging_run_says_so_and_keeps_what_it_had(tmp_path, vision_model, table):
-    request = make_request(tmp_path, "run", vision_model, table, learning_rate=1e30, save_steps=1, warmup=0)
-    with pytest.raises(PayloadError, match=r"not a number at step \d+ \(rows .*learning_rate"):
+def test_a_diverging_run_says_so_and_keeps_what_it_had(
+    tmp_path, vision_model, table, uninterrupted, monkeypatch
+):
+    settings, whole = uninterrupted
+    request = make_request(tmp_path, "run", vision_model, table, **settings)
+    backward, steps = Gradients._backward, itertools.count(1)
+
+    def diverging(self, *arguments):
+        loss = backward(self, *arguments)
+        return loss * float("nan") if next(steps) == 6 else loss
+
+    monkeypatch.setattr(Gradients, "_backward", diverging)
+    with pytest.raises(PayloadError, match=r"the loss is not a number at step 6 \(rows .*step 5 is intact"):
+        run(request)
+    monkeypatch.undo()
+    assert not Path(request["output"]).exists()
+    _, ears = run(request)
+    assert "resumed from the checkpoint of step 5" in ears.text
+    assert_same_adapter(whole, request)
+
+
+def test_a_learning_rate_that_breaks_the_weights_is_named(tmp_path, vision_model, table):
+    request = make_request(tmp_path, "run", vision_model, table, learning_rate=1e30, warmup=0)
+    with pytest.raises(
+        PayloadError, match=r"not a number at step \d+ \(rows .*learning_rate.*nothing was written"
+    ):
         run(request)
     assert not Path(request["output"]).exists()
 

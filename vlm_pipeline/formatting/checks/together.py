@@ -66,9 +66,10 @@ def systems_differ(systems: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
 
 
 def _lacking(messages: list[dict[str, Any]], prompt: PromptSettings) -> str:
-    if prompt.system is not None and (
-        messages[0]["role"] != "system" or text_of(messages[0]["content"]) != prompt.system
-    ):
+    told = text_of(messages[0]["content"]) if messages[0]["role"] == "system" else ""
+    if prompt.preamble and not told.startswith(prompt.preamble):
+        return "the task's preamble"
+    if prompt.system is not None and told.removeprefix(f"{prompt.preamble}\n\n") != prompt.system:
         return "the task's system prompt"
     texts = [(m["role"], text_of(m["content"])) for m in messages]
     for shot in prompt.few_shot:

@@ -14,15 +14,13 @@ one, the lineage shows all of it, and a run that was killed is simply run again.
 """
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 
-from vlm_pipeline.manifest import Artifact
 from vlm_pipeline.orchestration.assets.common import common, key, sections_of
-from vlm_pipeline.orchestration.recording import describe, record, record_sections, to_metadata
+from vlm_pipeline.orchestration.recording import record, record_sections
 from vlm_pipeline.orchestration.resources import LoopOptions
+from vlm_pipeline.orchestration.restored import restored_events
 from vlm_pipeline.regeneration.judging import make_rounds
 from vlm_pipeline.regeneration.stage import make_regenerated_rows, make_regeneration_request
-from vlm_pipeline.store import safe_name
 from vlm_pipeline.task import Task
 
 NEW_ROUND_TAG = "vlm_pipeline/new_round"  # of a run: begin a round before anything else
@@ -65,9 +63,10 @@ def regeneration_assets(task: Task) -> list[dg.AssetsDefinition]:
     )
     def rounds(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         judged = make_rounds(loop.task(task), loop.store(task), context.log.info)
-        for name, version in judged.restored.items():
-            _record_restored(context, task, name, version)
-        return record(judged.artifact)
+        if judged.metadata["restored_artifacts"]:
+            for event in restored_events(task, loop.store(task), context.instance):
+                context.log_event(event)
+        return record(judged)
 
     @dg.asset(
         key=key(task, "regeneration_request"),
@@ -80,40 +79,3 @@ def regeneration_assets(task: Task) -> list[dg.AssetsDefinition]:
         return record(make_regeneration_request(loop.task(task), loop.store(task), context.log.info))
 
     return [regenerated_rows, rounds, regeneration_request]
-
-
-_LOOKED_BACK = 50  # events of an asset
-_NO_ASSET = ("checks", "verified")  # artifacts that are part of another one's making
-_KEYS = {"raw": "raw_examples", "formatted": "formatted_examples"}
-
-
-def _record_restored(context: dg.AssetExecutionContext, task: Task, name: str, version: str) -> None:
-    """Tell Dagster that an artifact is what it was before the round: its record must say what lies in the store."""
-    kind, _, rest = name.partition("/")
-    section = next((one for one in task.sections.names if kind in _KEYS and safe_name(one) == rest), None)
-    if kind in _NO_ASSET:
-        return
-    asset = key(task, *([_KEYS[kind]] if section else name.split("/")))
-    metadata = describe(
-        Artifact(version, {"restored": True}, reused=True, reason="the round was rolled back")
-    )
-    context.log_event(
-        dg.AssetMaterialization(
-            asset,
-            partition=section,
-            metadata=to_metadata(metadata),
-            tags=_former_tags(context.instance, asset, section, version),
-        )
-    )
-
-
-def _former_tags(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, section: str | None, version: str
-) -> dict[str, str]:
-    """Tags of the event that recorded this version before, so that it is known again what it was made from."""
-    wanted = dg.AssetRecordsFilter(asset, asset_partitions=[section] if section else None)
-    for known in instance.fetch_materializations(wanted, limit=_LOOKED_BACK).records:
-        tags = dict(known.asset_materialization.tags or {}) if known.asset_materialization else {}
-        if tags.get(DATA_VERSION_TAG) == version:
-            return tags
-    return {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}

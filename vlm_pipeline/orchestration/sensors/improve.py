@@ -6,6 +6,7 @@ from vlm_pipeline.manifest import data_version
 from vlm_pipeline.orchestration.executor import close_dead_runs
 from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.orchestration.runs import next_try, unfinished_runs
+from vlm_pipeline.regeneration.costs import ahead
 from vlm_pipeline.regeneration.rounds import history, unfinished, why_stop
 from vlm_pipeline.store import content_hash, read_json
 from vlm_pipeline.task import Task
@@ -42,7 +43,8 @@ def improve_sensor(task: Task) -> dg.SensorDefinition:
             return dg.SkipReason(f"{running} runs of {task.name} are not finished")
         rounds = history(store)
         begun = unfinished(rounds)
-        stop = None if begun else why_stop(weak, rounds, task.budget, task.regeneration)
+        more = ahead(task, store, weak["predictor"])
+        stop = None if begun else why_stop(weak, rounds, task.budget, task.regeneration, more)
         if stop:
             return dg.SkipReason(stop)
         state = content_hash(
