@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +32,7 @@ from vlm_pipeline.regeneration.vetting import HeldOut, Known, balanced
 from vlm_pipeline.scoring.row_scorers import build_scorer
 from vlm_pipeline.settings.regeneration import RegenerationSettings
 from vlm_pipeline.store import TaskStore, read_json, write_json
-from vlm_pipeline.task import load_task
+from vlm_pipeline.task import Task, load_task
 from vlm_pipeline_tests.regeneration.world import (
     PROJECT,
     answer_of,
@@ -297,19 +299,26 @@ def test_every_kind_of_model_teaches_and_another_one_reads_again(
     assert history(store)[0]["cost_usd"] > 0
 
 
-def test_a_teacher_that_costs_money_stops_at_the_budget_and_what_it_did_not_answer_is_rejected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def priced_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, money_usd: float
+) -> Iterator[tuple[Task, TaskStore]]:
+    """A task whose spoiled section is weak, and whose teacher takes 10 USD for a million tokens."""
     monkeypatch.setenv("READER_KEY", KEY)
     source = copy_task(tmp_path / "source", PAGES)
     with serving(StandIn(answer=Scripted(source))) as (_, url):
-        priced = HOSTED.replace(
-            "}}, rows", ", concurrency: 1, price: {{input: 10, output: 0}}}}, money_usd: 0.07, rows"
-        )
-        folder = copy_task(tmp_path, PAGES, regeneration=priced.format(url=url))
+        price = f", concurrency: 1, price: {{{{input: 10, output: 0}}}}}}}}, money_usd: {money_usd}, rows"
+        folder = copy_task(tmp_path, PAGES, regeneration=HOSTED.replace("}}, rows", price).format(url=url))
         spoil(folder, "fluids")
         task, store = read_task(folder, tmp_path / "store")
         say_weak(task, store, "fluids")
+        yield task, store
+
+
+def test_a_teacher_that_costs_money_stops_at_the_budget_and_what_it_did_not_answer_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with priced_reader(tmp_path, monkeypatch, money_usd=0.07) as (task, store):
         make_regenerated_rows(task, store, ["fluids"], new_round=True, log=lambda message: None)
     (entry,) = history(store)
     assert 0 < entry["cost_usd"] <= 0.07
@@ -321,16 +330,7 @@ def test_a_teacher_that_costs_money_stops_at_the_budget_and_what_it_did_not_answ
 def test_what_a_killed_preparation_has_paid_stands_in_the_round_and_lowers_what_its_teacher_may_spend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("READER_KEY", KEY)
-    source = copy_task(tmp_path / "source", PAGES)
-    with serving(StandIn(answer=Scripted(source))) as (_, url):
-        priced = HOSTED.replace(
-            "}}, rows", ", concurrency: 1, price: {{input: 10, output: 0}}}}, money_usd: 5, rows"
-        )
-        folder = copy_task(tmp_path, PAGES, regeneration=priced.format(url=url))
-        spoil(folder, "fluids")
-        task, store = read_task(folder, tmp_path / "store")
-        say_weak(task, store, "fluids")
+    with priced_reader(tmp_path, monkeypatch, money_usd=5) as (task, store):
 
         def killed(*_: object) -> None:
             raise KeyboardInterrupt
