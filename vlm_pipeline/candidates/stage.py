@@ -15,13 +15,8 @@ from vlm_pipeline.inference.predictors import adapter_predictor
 from vlm_pipeline.inference.stage import EVALUATED, Payload, make_predictions
 from vlm_pipeline.manifest import Artifact, code_version, data_version, make_once, read_manifest
 from vlm_pipeline.promotion.stage import present_formats
-from vlm_pipeline.scoring.stage import (
-    READY,
-    make_metrics,
-    predictions_metadata,
-    predictor_status,
-    scored_rows,
-)
+from vlm_pipeline.scoring.decision_stage import scored_rows
+from vlm_pipeline.scoring.stage import READY, make_metrics, predictions_metadata, predictor_status
 from vlm_pipeline.store import TaskStore, atomic_folder, content_hash, read_json, write_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.record import AdapterError, adapter_version, read_record, write_record

@@ -10,7 +10,7 @@ from vlm_pipeline.formatting.stage import parity_report, served_report, verifica
 from vlm_pipeline.orchestration.assets.common import key
 from vlm_pipeline.orchestration.recording import to_metadata
 from vlm_pipeline.orchestration.resources import LoopOptions
-from vlm_pipeline.scoring.stage import fairness_report
+from vlm_pipeline.scoring.decision_stage import fairness_report
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import budget_verdict
 from vlm_pipeline.verdict import Verdict

@@ -27,14 +27,8 @@ from vlm_pipeline.promotion.checklist import Item
 from vlm_pipeline.promotion.on_hub import follow_on_hub, keep_evidence
 from vlm_pipeline.promotion.pointer import promote, read_pointer, rolled_back_from
 from vlm_pipeline.promotion.sign_off import sign_off, signed_off
-from vlm_pipeline.scoring.stage import (
-    READY,
-    make_metrics,
-    predictions_metadata,
-    predictor_status,
-    scored_rows,
-    tuned_name,
-)
+from vlm_pipeline.scoring.decision_stage import scored_rows, tuned_name
+from vlm_pipeline.scoring.stage import READY, make_metrics, predictions_metadata, predictor_status
 from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import TaskStore, read_json
 from vlm_pipeline.task import Task

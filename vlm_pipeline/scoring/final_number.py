@@ -23,10 +23,11 @@ import re
 from itertools import pairwise
 
 from vlm_pipeline.scoring.folding import Reading, read
-from vlm_pipeline.scoring.numbers import Number, blank_calculations, find_numbers, find_word_numbers
+from vlm_pipeline.scoring.numbers import Number, blank_calculations, find_numbers
 from vlm_pipeline.scoring.results import Extraction
 from vlm_pipeline.scoring.retractions import CONFIRMED, taken_back
 from vlm_pipeline.scoring.sentence_result import LAST_PART, choose, unmarked_result
+from vlm_pipeline.scoring.word_numbers import find_word_numbers
 
 _NEXT_TURN = re.compile(
     r"\n[ \t]*(?:#{1,4}[ \t]*|\*\*)?(?:Question|Q|Problem|Human|User|Instruction|Input|Student)\b[ \t]*\d{0,3}(?:\*\*)?[ \t]*:",

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vlm_pipeline.scoring.folding import read
-from vlm_pipeline.scoring.numbers import Number, find_numbers, find_word_numbers
+from vlm_pipeline.scoring.numbers import Number, find_numbers
 from vlm_pipeline.scoring.results import Span
 from vlm_pipeline.scoring.units import canonical_unit, convert, currency_unit, read_unit
+from vlm_pipeline.scoring.word_numbers import find_word_numbers
 
 _GRADE = re.compile(r"\s?W\s?-?\s?(\d{1,2})(?!\d|\.\d)")
 _UNIT_GAP = re.compile(

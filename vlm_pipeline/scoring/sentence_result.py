@@ -15,8 +15,9 @@ remark or check ("Check: 10 - 3 = 7") are skipped.
 import re
 from itertools import pairwise
 
-from vlm_pipeline.scoring.numbers import Number, find_numbers, find_word_numbers
+from vlm_pipeline.scoring.numbers import Number, find_numbers
 from vlm_pipeline.scoring.results import NOTHING, Extraction
+from vlm_pipeline.scoring.word_numbers import find_word_numbers
 
 _SENTENCE_END = re.compile(r"\n|[.!?;](?=[\s*\"')\]]|$)")
 _NOISE = re.compile(

@@ -13,11 +13,11 @@ make a call *malformed*, and every malformed call is reported with its reason. A
 """
 
 import ast
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
+from vlm_pipeline.scoring.call_syntax import decode, dotted, keywords, strict
 from vlm_pipeline.scoring.results import Span
 
 
@@ -41,23 +41,6 @@ class ToolCalls:
     calls: list[ToolCall]
     malformed: list[MalformedCall]
 
-
-class _NotStrict(ValueError):
-    """JSON that Python's decoder would let pass."""
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _NotStrict("duplicate key in an object")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise _NotStrict(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 _HIDDEN = re.compile(r"<think>.*?(?:</think>|\Z)|<tools>.*?(?:</tools>|\Z)", re.DOTALL)
 _OPENING = re.compile(
@@ -129,7 +112,7 @@ class _Parser:
         end = closing.start() if closing else len(self.body)
         stop = closing.end() if closing and closing[0] == "</function>" else end
         span = (opening.start(), stop)
-        arguments, reason = _strict(self.body[opening.end() : end].strip())
+        arguments, reason = strict(self.body[opening.end() : end].strip())
         if reason or not isinstance(arguments, dict):
             self._bad(span, reason or "the arguments are no JSON object")
         else:
@@ -143,7 +126,7 @@ class _Parser:
         stop = _MARKER_END.search(self.body, _behind_values(self.body, start))
         end = stop.start() if stop else len(self.body)
         if named:
-            arguments, reason = _strict(self.body[named.end() : end].strip())
+            arguments, reason = strict(self.body[named.end() : end].strip())
             if reason or not isinstance(arguments, dict):
                 self._bad((opening.start(), end), reason or "the arguments are no JSON object")
             else:
@@ -176,7 +159,7 @@ class _Parser:
         values: list[tuple[Any, Span]] = []
         rest = last
         while position < last:
-            value, stop, reason = _decode(self.body, position, last)
+            value, stop, reason = decode(self.body, position, last)
             if reason:
                 self._bad((position, last), reason)
                 break
@@ -199,7 +182,7 @@ class _Parser:
         position = start
         before = len(self.calls) + len(self.malformed)
         while found := _OBJECT_START.search(self.body, position, end):
-            value, stop, reason = _decode(self.body, found.start(), end)
+            value, stop, reason = decode(self.body, found.start(), end)
             if not reason:
                 self._accept(value, (found.start(), stop), certain=False)
                 position = stop
@@ -244,8 +227,8 @@ class _Parser:
         if not nodes or not all(isinstance(node, ast.Call) for node in nodes):
             return False
         for node in nodes:
-            name = _dotted(node.func)  # type: ignore[attr-defined]
-            arguments, reason = _keywords(node)  # type: ignore[arg-type]
+            name = dotted(node.func)  # type: ignore[attr-defined]
+            arguments, reason = keywords(node)  # type: ignore[arg-type]
             if name is None or reason:
                 if certain or name is not None:
                     self._bad(span, reason or "the name is no identifier")
@@ -297,7 +280,7 @@ class _Parser:
         else:
             arguments, reason = value[key], None
             if isinstance(arguments, str):
-                arguments, reason = _strict(arguments)
+                arguments, reason = strict(arguments)
             if reason:
                 self._bad(span, f"the arguments are no JSON: {reason}")
             elif not isinstance(arguments, dict):
@@ -316,7 +299,7 @@ def _behind_values(body: str, start: int) -> int:
     fence = _FENCE.match(body, position)
     position = _skip(body, fence.end(), len(body), " \t\r\n") if fence else position
     while body[position : position + 1] in ("{", "["):
-        _, stop, reason = _decode(body, position, len(body))
+        _, stop, reason = decode(body, position, len(body))
         if reason:
             break
         start, position = stop, _skip(body, stop, len(body), " \t\r\n;,")
@@ -327,29 +310,6 @@ def _skip(body: str, start: int, end: int, characters: str) -> int:
     while start < end and body[start] in characters:
         start += 1
     return start
-
-
-def _decode(body: str, start: int, end: int) -> tuple[Any, int, str | None]:
-    """One strict JSON value from ``start`` on: value, where it ends, and why there is none."""
-    text = body if end == len(body) else body[:end]
-    try:
-        value, stop = _DECODER.raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        return None, start, f"{error.msg} at character {error.pos - start}"
-    except _NotStrict as error:
-        return None, start, str(error)
-    except RecursionError:
-        return None, start, "nested too deeply"
-    except ValueError as error:  # an integer of thousands of digits
-        return None, start, str(error)[:80]
-    return value, stop, None
-
-
-def _strict(text: str) -> tuple[Any, str | None]:
-    value, stop, reason = _decode(text, len(text) - len(text.lstrip()), len(text))
-    if reason is None and text[stop:].strip():
-        return None, "text behind the JSON value"
-    return value, reason
 
 
 def _region_end(body: str, start: int, end: int) -> int:
@@ -374,28 +334,3 @@ def _is_definition(value: dict[str, Any]) -> bool:
     if isinstance(schema, dict) and "properties" in schema and ("type" in schema or "description" in value):
         return True
     return "description" in value and "arguments" not in value and not isinstance(schema, dict)
-
-
-def _dotted(node: ast.expr) -> str | None:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and (inner := _dotted(node.value)):
-        return f"{inner}.{node.attr}"
-    return None
-
-
-def _keywords(node: ast.Call) -> tuple[dict[str, Any], str | None]:
-    if node.args:
-        return {}, "an argument without name"
-    arguments: dict[str, Any] = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            return {}, "** in a call"
-        try:
-            arguments[keyword.arg] = ast.literal_eval(keyword.value)
-        except (ValueError, TypeError, RecursionError, MemoryError, SyntaxError):
-            if isinstance(keyword.value, ast.Name) and keyword.value.id in ("true", "false", "null"):
-                arguments[keyword.arg] = {"true": True, "false": False, "null": None}[keyword.value.id]
-                continue
-            return {}, f"the argument {keyword.arg} is no literal"
-    return arguments, None

@@ -22,7 +22,8 @@ from vlm_pipeline.inference.local import read_asks
 from vlm_pipeline.inference.prediction import answered, write_predictions
 from vlm_pipeline.inference.stage import make_predictions
 from vlm_pipeline.promotion.stage import Promotion, make_promotion, present_formats
-from vlm_pipeline.scoring.stage import make_comparison, make_metrics
+from vlm_pipeline.scoring.decision_stage import make_comparison
+from vlm_pipeline.scoring.stage import make_metrics
 from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import Task, load_task
 from vlm_pipeline.training.record import write_record

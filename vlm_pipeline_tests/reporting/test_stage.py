@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vlm_pipeline.reporting.stage import make_report
-from vlm_pipeline.scoring.stage import make_weak_sections
+from vlm_pipeline.scoring.decision_stage import make_weak_sections
 from vlm_pipeline.store import read_json, write_json
 from vlm_pipeline_tests.promotion.world import Answers, World, quiet
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlm_pipeline.scoring.comparison import compare
-from vlm_pipeline.scoring.stage import held_twins, tuned_name
+from vlm_pipeline.scoring.decision_stage import held_twins, tuned_name
 from vlm_pipeline.scoring.table import score_table
 from vlm_pipeline.task import Task
 from vlm_pipeline_tests.scoring.rows import ExactScorer, conditions, formatted, predictions

@@ -139,4 +139,7 @@ def test_what_the_judge_says_reaches_the_rows(world: Measured, judge, monkeypatc
 
     rows = [row for row in read_scores(world.store.path("metrics", "base.parquet")) if row["kind"] == "judge"]
     assert {row["split"] for row in rows} == {"test"} and len(rows) == 16
-    assert {(row["headline"], row["failure"], *row["notes"]) for row in rows} == {(0.3, "other", "half")}
+    assert {(row["headline"], row["failure"], *row["notes"]) for row in rows} == {
+        (0.3, "other", "half"),
+        (0.0, "refusal", "refused"),  # "no idea" is not put to the judge
+    }

@@ -12,7 +12,8 @@ from vlm_pipeline.orchestration.recording import record
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
 from vlm_pipeline.reporting.pictures import comparison_pictures, metric_pictures, report_rows
 from vlm_pipeline.reporting.stage import make_report
-from vlm_pipeline.scoring.stage import make_comparison, make_metrics, make_weak_sections
+from vlm_pipeline.scoring.decision_stage import make_comparison, make_weak_sections
+from vlm_pipeline.scoring.stage import make_metrics
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor, TransformersPredictor
 from vlm_pipeline.task import Task
 
