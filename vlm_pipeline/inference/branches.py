@@ -16,6 +16,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ATTENTION = "vlm_pipeline_branches"
+# PyTorch's own kernel behind scaled_dot_product_attention, which alone also gives the log-sum-exp.
+_FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
 
 @dataclass
@@ -28,13 +30,16 @@ class Prefixes:
 
     @property
     def bias(self) -> torch.Tensor | None:
-        """[G, 1, 1, L]: 0 on real positions, -inf on padding; None where nothing is padded."""
+        """[G, 1, 1, L]: 0 on real positions, -inf on padding; None where nothing is padded. An empty prefix keeps one
+        position: who reads it leaves the outcome out."""
         longest = self.keys[0].shape[2]
         if bool((self.lengths == longest).all()):
             return None
         columns = torch.arange(longest, device=self.lengths.device)
         bias = torch.zeros(len(self.lengths), longest, dtype=self.keys[0].dtype, device=self.lengths.device)
-        return bias.masked_fill(columns[None] >= self.lengths[:, None], -torch.inf)[:, None, None]
+        return bias.masked_fill(columns[None] >= self.lengths.clamp_min(1)[:, None], -torch.inf)[
+            :, None, None
+        ]
 
     def select(self, groups: torch.Tensor) -> Prefixes:
         longest = int(self.lengths[groups].max())
@@ -43,6 +48,38 @@ class Prefixes:
             [values[groups, :, :longest] for values in self.values],
             self.lengths[groups],
         )
+
+
+class PrefixCache:
+    """What the modelling code sees as the key/value cache while a prefix is read: keys and values by layer.
+
+    With those of the last layer all is there that branches read, so the forward pass ends right then.
+    """
+
+    class Complete(Exception):
+        """The prefix is read; what the model would do next is needed by nobody."""
+
+    is_compileable = False
+
+    def __init__(self, layers: int) -> None:
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        self._layers = layers
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys.append(key)
+        self.values.append(value)
+        if len(self.keys) == self._layers:
+            raise self.Complete
+        return key, value
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer: int = 0) -> tuple[int, int]:
+        return query_length, 0
 
 
 @dataclass
@@ -82,6 +119,8 @@ class Branches:
         self.slots = torch.tensor(flat, device=device).reshape(-1)
         self.back = torch.tensor(back, device=device)
         self.prefix_bias = self.prefixes.bias
+        empty = self.prefixes.lengths[self.group_of] == 0
+        self.without_prefix = empty[:, None, None, None] if bool(empty.any()) else None
 
     # The part of transformers' Cache interface that decoder layers call.
     def update(
@@ -144,16 +183,18 @@ def branch_attention(
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     batch, heads, new, size = query.shape
-    kv_heads, own = key.shape[1], key.shape[2]
+    kv_heads = key.shape[1]
     repeat = heads // kv_heads
-    scale = size**-0.5 if scaling is None else scaling
     layer: int = module.layer_idx  # type: ignore[assignment]
-    prefix_keys, prefix_values = branches.prefixes.keys[layer], branches.prefixes.values[layer]
-    groups, _longest, width = prefix_keys.shape[0], prefix_keys.shape[2], branches.width
-    query = query * scale
+    prefixes = branches.prefixes
+    groups, width = prefixes.keys[layer].shape[0], branches.width
+    # [B, K, repeat * q, d]: queries that read the same keys side by side
+    query = (query * (size**-0.5 if scaling is None else scaling)).reshape(
+        batch, kv_heads, repeat * new, size
+    )
 
     def to_slots(tensor: torch.Tensor) -> torch.Tensor:
-        """[B, H, q, x] -> [G, K, n * repeat * q, x]"""
+        """[B, K, repeat * q, x] -> [G, K, n * repeat * q, x]"""
         slots = tensor if branches.in_order else tensor[branches.slots]
         slots = slots.reshape(groups, width, kv_heads, repeat * new, -1).transpose(1, 2)
         return slots.reshape(groups, kv_heads, width * repeat * new, -1)
@@ -165,32 +206,34 @@ def branch_attention(
         return rows if branches.in_order else rows[branches.back]
 
     # Two softmaxes over disjoint keys, joined by their log-sum-exp: neither keys nor scores are ever concatenated.
-    scores = to_slots(query) @ prefix_keys.transpose(2, 3)
-    if branches.prefix_bias is not None:
-        scores += branches.prefix_bias
-    prefix_top = scores.amax(-1, keepdim=True).clamp_min(
-        torch.finfo(scores.dtype).min
-    )  # an empty prefix is all -inf
-    weights = (scores.float() - prefix_top.float()).exp_()
-    prefix_sum = from_slots(weights.sum(-1, keepdim=True))
-    prefix_out = from_slots(weights.to(query.dtype) @ prefix_values)
-    prefix_top = from_slots(prefix_top)
-
-    scores = query.reshape(batch, kv_heads, repeat * new, size) @ key.transpose(2, 3)
+    found, weight = _attend(
+        to_slots(query), prefixes.keys[layer], prefixes.values[layer], branches.prefix_bias
+    )
+    from_prefix, prefix_weight = from_slots(found), from_slots(weight[..., None])
+    if branches.without_prefix is not None:
+        prefix_weight = prefix_weight.masked_fill(branches.without_prefix, -torch.inf)
     if own_bias is not None:
-        scores = (scores.reshape(batch, heads, new, own) + own_bias).reshape(
-            batch, kv_heads, repeat * new, own
-        )
-    own_top = scores.amax(-1, keepdim=True)
-    weights = (scores.float() - own_top.float()).exp_()
-    own_sum = weights.sum(-1, keepdim=True)
-    own_out = weights.to(query.dtype) @ value
-
-    top = torch.maximum(prefix_top, own_top).float()
-    from_prefix, from_own = (prefix_top.float() - top).exp(), (own_top.float() - top).exp()
-    total = prefix_sum * from_prefix + own_sum * from_own
-    joined = prefix_out * (from_prefix / total).to(query.dtype) + own_out * (from_own / total).to(query.dtype)
+        own_bias = own_bias.repeat(1, 1, repeat, 1)  # one bias for all query heads of a key head
+    from_own, own_weight = _attend(query, key, value, own_bias)
+    share = torch.sigmoid(prefix_weight - own_weight[..., None]).to(query.dtype)
+    joined = torch.lerp(from_own, from_prefix, share)
     return joined.reshape(batch, heads, new, size).transpose(1, 2), None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of scaled queries [.., q, d] over keys [.., k, d], and the log-sum-exp [.., q] of their scores."""
+    if query.device.type == "cpu" and _FLASH is not None:
+        return _FLASH(query, key, value, attn_mask=bias, scale=1.0)
+    scores = query @ key.transpose(2, 3)
+    if bias is not None:
+        scores += bias
+    top = scores.amax(-1, keepdim=True).float()
+    weights = (scores.float() - top).exp_()
+    total = weights.sum(-1, keepdim=True)
+    found = (weights.to(query.dtype) @ value) / total.to(query.dtype)
+    return found, (top + total.log())[..., 0]
 
 
 AttentionInterface.register(ATTENTION, branch_attention)

@@ -10,20 +10,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from typing import Any
 
-import psutil
 import torch
 
-from vlm_pipeline.inference.branches import ATTENTION, Branches, Prefixes
+from vlm_pipeline.inference.branches import ATTENTION, Branches, PrefixCache, Prefixes
+from vlm_pipeline.inference.decoding import Answer, Decoding, bare_generation_config, stop_ids
+from vlm_pipeline.inference.fitting import MAX_ROWS, Shape, fit, free_bytes, halve, kind_of
 from vlm_pipeline.inference.plan import Group, Prompt, batch_groups, group_prompts, suffix_length
-from vlm_pipeline.inference.sampling import RowProcessor, make_row_processor
 from vlm_pipeline.inference.vision import Pictures
 from vlm_pipeline.settings.predictors import GenerationSettings
+from vlm_pipeline.training.memory import out_of_memory
 
-MAX_ROWS = {"cpu": 96, "cuda": 256}
 PREFILL_TOKENS = {"cpu": 4096, "cuda": 32_768}
 COMPACT_BELOW = 0.75  # drop finished rows once this share or less is still running
 log = logging.getLogger(__name__)
@@ -31,18 +30,6 @@ log = logging.getLogger(__name__)
 
 class UnsupportedModel(RuntimeError):
     """Shared-prefix generation does not reproduce this model; generate one by one instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came out for prompt number `index`: new token ids without the stop token, or the reason why nothing."""
-
-    index: int
-    text: str
-    ids: tuple[int, ...]
-    finish_reason: str | None  # "stop" or "length"
-    latency_s: float  # the row's share of its batch
-    error: str | None = None
 
 
 class Generator:
@@ -57,9 +44,7 @@ class Generator:
         text_config = model.config.get_text_config()
         self.image_token = getattr(model.config, "image_token_id", None)
         self._layers = text_config.num_hidden_layers
-        self._kv_bytes = _kv_bytes_per_token(text_config, model.dtype)
-        self._vocabulary = text_config.vocab_size
-        self._heads = text_config.num_attention_heads
+        self._shape = Shape.of(text_config, model.dtype)
         self._rope_index = getattr(getattr(model, "model", None), "get_rope_index", None)
         self.eos = sorted({*eos, *stop_ids(model, self.tokenizer)})
         model.generation_config = bare_generation_config(model, self.eos)
@@ -82,6 +67,11 @@ class Generator:
         finally:
             self._text_config._attn_implementation = own
 
+    def _forward(self, **inputs: Any) -> Any:
+        self.forward_passes += 1
+        with self._branching():
+            return self.model(**inputs)
+
     @torch.inference_mode()
     def generate(
         self,
@@ -92,7 +82,7 @@ class Generator:
         pattern: Any | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Iterator[list[Answer]]:
-        """Answers batch by batch as they finish, one per prompt.
+        """Answers as they end, one per prompt; those of one list ended with the same token.
 
         pattern: a `constrained.Pattern` that every answer must match. seeds: one per prompt, for sampling.
         Raises UnsupportedModel before the first answer where the model cannot be branched.
@@ -100,11 +90,18 @@ class Generator:
         if not prompts:
             return
         self.model.eval()
-        rows = max_rows or MAX_ROWS[self.device.type if self.device.type == "cuda" else "cpu"]
+        rows = max_rows or MAX_ROWS[kind_of(self.device)]
         groups = group_prompts(prompts, image_token=self.image_token, max_members=rows)
         longest = max(group.prefix for group in groups)
         suffix = max(suffix_length(prompts, group) for group in groups)
-        rows, prefix_tokens = self._fit(rows, longest, suffix, settings.max_new_tokens)
+        rows, prefix_tokens = fit(
+            rows,
+            self._shape,
+            free_bytes(self.device),
+            prefix=longest,
+            suffix=suffix,
+            new=settings.max_new_tokens,
+        )
         if any(len(group.members) > rows for group in groups):
             groups = group_prompts(prompts, image_token=self.image_token, max_members=rows)
         if not self._verified:
@@ -120,33 +117,23 @@ class Generator:
     def _guarded(
         self, prompts: Any, batch: list[Group], settings: Any, pattern: Any, seeds: Any
     ) -> Iterator[list[Answer]]:
-        """Run a batch; out of GPU memory it is cut in two and tried again, down to one row."""
+        """Run a batch; out of memory what is left of it is cut in two and tried again, down to one row."""
+        answered: set[int] = set()
         try:
-            with self._branching():
-                answers = self._run_batch(prompts, batch, settings, pattern, seeds)
-        except torch.OutOfMemoryError:
-            halves = _halve(batch)
+            for answers in self._run_batch(prompts, batch, settings, pattern, seeds):
+                answered.update(answer.index for answer in answers)
+                yield answers
+            return
+        except (RuntimeError, MemoryError) as error:
+            halves = halve(batch, answered) if out_of_memory(error) else None
             if halves is None:
                 raise
-            torch.cuda.empty_cache()
-            log.warning("out of memory with %d rows: trying half", sum(len(group.members) for group in batch))
-            for half in halves:
-                yield from self._guarded(prompts, half, settings, pattern, seeds)
-            return
-        yield answers
-
-    def _fit(self, rows: int, prefix: int, suffix: int, new: int) -> tuple[int, int]:
-        """Rows and prefix tokens per batch that fit into what is free now (60 % of a GPU, 30 % of main memory)."""
         if self.device.type == "cuda":
-            free = int(torch.cuda.mem_get_info(self.device)[0] * 0.6)
-        else:
-            free = int(psutil.virtual_memory().available * 0.3)
-        score_bytes = (
-            self._heads * suffix * (prefix + suffix) * 4 * 3
-        )  # of one layer, while questions are read
-        per_row = self._kv_bytes * (suffix + new) * 2 + score_bytes + self._vocabulary * 4 * 3
-        prefix_tokens = max(prefix, free // 2 // (2 * self._kv_bytes))
-        return max(1, min(rows, free // 2 // per_row)), prefix_tokens
+            torch.cuda.empty_cache()
+        rows = sum(len(group.members) for half in halves for group in half)
+        log.warning("out of memory with %d rows: trying half", rows)
+        for half in halves:
+            yield from self._guarded(prompts, half, settings, pattern, seeds)
 
     def _run_batch(
         self,
@@ -155,7 +142,7 @@ class Generator:
         settings: GenerationSettings,
         pattern: Any,
         seeds: Any,
-    ) -> list[Answer]:
+    ) -> Iterator[list[Answer]]:
         started = time.perf_counter()
         features, problems = self.pictures.get(
             image for group in batch for image in prompts[group.members[0]].images
@@ -165,25 +152,29 @@ class Generator:
             reasons = [problems[key] for key in prompts[group.members[0]].image_key if key in problems]
             if reasons:
                 failed += [Answer(member, "", (), None, 0.0, reasons[0]) for member in group.members]
+        if failed:
+            yield failed
         batch = [group for group in batch if not set(prompts[group.members[0]].image_key) & set(problems)]
         if not batch:
-            return failed
+            return
         prefixes, next_positions = self._prefill(prompts, batch, features)
         members = [member for group in batch for member in group.members]
         group_of = torch.tensor(
             [number for number, group in enumerate(batch) for _ in group.members], device=self.device
         )
         suffixes = [prompts[member].ids[group.prefix :] for group in batch for member in group.members]
-        decoding = _Decoding(self, members, prompts, settings, pattern, seeds)
+        decoding = Decoding(self, members, prompts, settings, pattern, seeds, started)
         logits, branches, positions = self._read_suffixes(
             suffixes, prefixes, group_of, next_positions, settings
         )
         alive = list(range(len(members)))  # which member each branch of the batch is
         for step in range(settings.max_new_tokens):
-            tokens = decoding.choose(logits, alive, step)
-            running = [place for place, row in enumerate(alive) if not decoding.finished[row]]
-            if not running or step + 1 == settings.max_new_tokens:
-                break
+            tokens, ended = decoding.choose(logits, alive, step)
+            if ended:
+                yield ended
+            running = decoding.running(alive)
+            if not running:
+                return
             if len(running) <= COMPACT_BELOW * len(alive):
                 rows = torch.tensor(running, device=self.device)
                 branches.keep(rows)
@@ -191,21 +182,17 @@ class Generator:
                 alive = [alive[place] for place in running]
             logits = self._step(self._embed(tokens[:, None]), positions[:, None], branches)
             positions = positions + 1
-        share = (time.perf_counter() - started) / len(members)
-        return failed + [decoding.answer(row, share) for row in range(len(members))]
 
     def _prefill(
         self, prompts: Sequence[Prompt], batch: list[Group], features: dict[str, torch.Tensor]
     ) -> tuple[Prefixes, torch.Tensor]:
         """Keys and values of each group's prefix, and the position [G] at which its branches go on."""
-        from transformers import DynamicCache
-
         lengths = torch.tensor([group.prefix for group in batch], device=self.device)
         longest = max(1, int(lengths.max()))
         keys: list[torch.Tensor] = []
         values: list[torch.Tensor] = []
         following = torch.zeros(len(batch), dtype=torch.long, device=self.device)
-        budget = PREFILL_TOKENS["cuda" if self.device.type == "cuda" else "cpu"]
+        budget = PREFILL_TOKENS[kind_of(self.device)]
         per_forward = max(1, budget // longest)
         for start in range(0, len(batch), per_forward):
             part = batch[start : start + per_forward]
@@ -223,17 +210,17 @@ class Generator:
                 positions[:, row, : group.prefix] = place
                 following[start + row] = place.max() + 1
             # Right padding under a causal mask: no real token sees it, so no mask is needed.
-            cache = DynamicCache()
-            self.forward_passes += 1
-            self.model(
-                inputs_embeds=embedded,
-                position_ids=positions if self._rope_index else positions[0],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            cache = PrefixCache(self._layers)
+            with suppress(PrefixCache.Complete):
+                self._forward(
+                    inputs_embeds=embedded,
+                    position_ids=positions if self._rope_index else positions[0],
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
             for layer in range(self._layers):
-                key, value = cache.layers[layer].keys, cache.layers[layer].values
+                key, value = cache.keys[layer], cache.values[layer]
                 if start == 0:
                     shape = (len(batch), key.shape[1], longest, key.shape[3])
                     whole = len(part) == len(batch) and width == longest
@@ -294,8 +281,7 @@ class Generator:
     def _step(self, embedded: torch.Tensor, positions: torch.Tensor, branches: Branches) -> torch.Tensor:
         """One forward pass of all branches; logits [B, V] after their last token, in float32."""
         new = embedded.shape[1]
-        self.forward_passes += 1
-        logits = self.model(
+        logits = self._forward(
             inputs_embeds=embedded,
             position_ids=positions.expand(3, *positions.shape) if self._rope_index else positions,
             past_key_values=branches,
@@ -327,14 +313,11 @@ class Generator:
         last = prompts[group.members[-1]]
         chosen = Group(group.prefix, (group.members[0],))
         try:
-            with self._branching():
-                prefixes, following = self._prefill(prompts, [chosen], features)
-                group_of = torch.zeros(1, dtype=torch.long, device=self.device)
-                once = GenerationSettings(max_new_tokens=1)
-                ours, _, _ = self._read_suffixes(
-                    [last.ids[group.prefix :]], prefixes, group_of, following, once
-                )
-        except (TypeError, AttributeError, KeyError, NotImplementedError) as error:
+            prefixes, following = self._prefill(prompts, [chosen], features)
+            group_of = torch.zeros(1, dtype=torch.long, device=self.device)
+            once = GenerationSettings(max_new_tokens=1)
+            ours, _, _ = self._read_suffixes([last.ids[group.prefix :]], prefixes, group_of, following, once)
+        except (TypeError, AttributeError, LookupError, NotImplementedError) as error:
             raise UnsupportedModel(f"{type(self.model).__name__} cannot be branched: {error}") from error
         plain = self.model(**plain_inputs(self, last), logits_to_keep=1).logits[0, -1].float()
         distance = float((ours[0] - plain).abs().max() / plain.abs().max().clamp_min(1e-6))
@@ -357,97 +340,3 @@ def plain_inputs(generator: Generator, prompt: Prompt) -> dict[str, Any]:
             "mm_token_type_ids": (ids == generator.image_token).int(),
         }
     return inputs
-
-
-class _Decoding:
-    """Chosen tokens, stops and finish reasons of one batch."""
-
-    def __init__(
-        self, generator: Generator, members: list[int], prompts: Sequence[Prompt], settings: GenerationSettings,
-        pattern: Any, seeds: Sequence[int] | None,
-    ) -> None:  # fmt: skip
-        self._generator, self._members, self._settings = generator, members, settings
-        self._eos = torch.tensor(generator.eos, device=generator.device)
-        self.ids: list[list[int]] = [[] for _ in members]
-        self.finished: list[str | None] = [None] * len(members)
-        self._cut: dict[int, str] = {}
-        self._processors: list[RowProcessor] | None = None
-        if pattern is not None or settings.needs_row_processing:
-            self._processors = [
-                make_row_processor(
-                    settings, prompts[member].ids, generator.eos, pattern, generator.device,
-                    seed=settings.seed if seeds is None else seeds[member],
-                )
-                for member in members
-            ]  # fmt: skip
-
-    def choose(self, logits: torch.Tensor, alive: list[int], step: int) -> torch.Tensor:
-        """Next token [B] of every branch; rows that stop here are marked, finished rows are left as they are."""
-        if self._processors is None:
-            if step < self._settings.min_new_tokens:
-                logits[:, self._eos] = -torch.inf
-            tokens = logits.argmax(-1)
-        else:
-            tokens = torch.stack(
-                [self._processors[row](self.ids[row], logits[place]) for place, row in enumerate(alive)]
-            )
-        for row, token in zip(alive, tokens.tolist(), strict=True):
-            if self.finished[row]:
-                continue
-            if token in self._generator.eos:
-                self.finished[row] = "stop"
-                continue
-            self.ids[row].append(token)
-            if self._settings.stop and self._stopped(row):
-                self.finished[row] = "stop"
-        return tokens
-
-    def _stopped(self, row: int) -> bool:
-        text = self._generator.tokenizer.decode(self.ids[row], skip_special_tokens=True)
-        ends = [text.index(stop) for stop in self._settings.stop if stop in text]
-        if ends:
-            self._cut[row] = text[: min(ends)]
-        return bool(ends)
-
-    def answer(self, row: int, latency: float) -> Answer:
-        ids = tuple(self.ids[row])
-        text = self._cut.get(row)
-        if text is None:
-            text = self._generator.tokenizer.decode(ids, skip_special_tokens=True)
-        return Answer(self._members[row], text, ids, self.finished[row] or "length", latency)
-
-
-def stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Every token that ends an answer: the generation config's, the configuration's and the tokenizer's."""
-    found: set[int] = set()
-    for source in (model.generation_config, model.config.get_text_config(), tokenizer):
-        value = getattr(source, "eos_token_id", None)
-        found |= set(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
-    return found
-
-
-def bare_generation_config(model: Any, eos: Sequence[int]) -> Any:
-    """Greedy, with nothing of the model's own but its special tokens. A penalty, a suppressed token or a least length
-    from its folder is recorded in no table, and would apply to some ways of generating and not to others."""
-    from transformers import GenerationConfig
-
-    own = model.generation_config
-    return GenerationConfig(
-        do_sample=False, eos_token_id=list(eos), pad_token_id=own.pad_token_id, bos_token_id=own.bos_token_id
-    )  # fmt: skip
-
-
-def _kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * size * dtype.itemsize
-
-
-def _halve(batch: list[Group]) -> tuple[list[Group], list[Group]] | None:
-    if len(batch) > 1:
-        return batch[: len(batch) // 2], batch[len(batch) // 2 :]
-    members = batch[0].members
-    if len(members) < 2:
-        return None
-    half = len(members) // 2
-    return [Group(batch[0].prefix, members[:half])], [Group(batch[0].prefix, members[half:])]

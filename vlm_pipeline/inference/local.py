@@ -19,10 +19,11 @@ from vlm_pipeline.training.base_model import precision_name
 from vlm_pipeline.training.record import adapter_version, read_record
 
 if TYPE_CHECKING:
-    from vlm_pipeline.inference.generate import Answer, Generator
+    from vlm_pipeline.inference.decoding import Answer
+    from vlm_pipeline.inference.generate import Generator
 
 ENGINE = (
-    "shared-prefix-2"  # part of every fingerprint: answers of different engines are never mixed in one table
+    "shared-prefix-3"  # part of every fingerprint: answers of different engines are never mixed in one table
 )
 _COLUMNS = [
     "id",
@@ -83,6 +84,11 @@ class LocalEngine:
         self._patterns: dict[str, Any] = {}
         self.plain: str | None = None  # why the base is generated one by one, if it is
         self.loaded = False
+
+    @property
+    def images_computed(self) -> int:
+        """Pictures that went through the vision tower so far."""
+        return self._pictures.computed if self._pictures else 0
 
     def fingerprint(self, adapter: Path | None = None) -> str:
         """Hash of what decides an answer: weights, adapter, pixel settings, precision, engine. Loads no model."""

@@ -9,12 +9,14 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from vlm_pipeline.inference.limiter import backoff_s
 from vlm_pipeline.redaction import redact
 
 _T = TypeVar("_T")
+_LONGEST_PAUSE_S = 120.0
 
 
 class MalformedAnswer(ValueError):
@@ -67,13 +69,21 @@ def judge_error(error: Exception) -> Verdict:
 
 
 def _retry_after(error: Any) -> float | None:
+    """Seconds to wait, as the header says it: milliseconds, seconds, or a date."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
-            return min(120.0, max(0.0, float(headers[name]) / unit))
+            return _bounded(float(headers[name]) / unit)
         except (KeyError, ValueError, TypeError):
             continue
-    return None
+    try:
+        return _bounded(parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _bounded(seconds: float) -> float:
+    return min(_LONGEST_PAUSE_S, max(0.0, seconds))
 
 
 def patiently(call: Callable[[], _T], *, attempts: int = 10, seed: int = 0) -> _T:

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from vlm_pipeline.inference.generate import Answer, Generator, plain_inputs
+from vlm_pipeline.inference.decoding import Answer
+from vlm_pipeline.inference.generate import Generator, plain_inputs
 from vlm_pipeline.inference.plan import Prompt
 from vlm_pipeline.inference.sampling import make_row_processor
 from vlm_pipeline.inference.vision import ImageError

@@ -109,11 +109,16 @@ class _Session:
             self.reporter.say(f"{predictor.name} {reason}")
             return {"status": reason}
         if is_local(predictor):
+            before = self.engine.images_computed
             try:
                 counts = self._table(predictor, self.local(predictor), self.asks, output)
             except PatternError as error:
                 return {"status": f"{NOT_RUN}: {error}"}
-            return {**counts.as_dict(), "accelerator_seconds": counts.seconds if counts.asked else 0.0}
+            return {
+                "images_computed": self.engine.images_computed - before,
+                **counts.as_dict(),
+                "accelerator_seconds": counts.seconds if counts.asked else 0.0,
+            }
         if self._hosted is None:
             from vlm_pipeline.inference.hosted_run import HostedSession
 

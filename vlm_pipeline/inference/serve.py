@@ -50,7 +50,7 @@ def export_for_serving(task: Task, store: TaskStore, adapter: Path, output: Path
     Made once per adapter and settings; the folder appears whole or not at all.
     """
     from vlm_pipeline.formatting.template import load_processor, tokenizer_of
-    from vlm_pipeline.inference.generate import bare_generation_config, stop_ids
+    from vlm_pipeline.inference.decoding import bare_generation_config, stop_ids
     from vlm_pipeline.inference.local import turn_ends
     from vlm_pipeline.training.base_model import pick_device, pick_dtype, resolve_base
     from vlm_pipeline.training.export import export_merged

@@ -15,6 +15,8 @@ from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.inference.plan import ImageInput
 from vlm_pipeline.training.images import ImageFeatures, read_pixels
 
+SHARED_BYTES = 2 << 30
+
 
 class ImageError(ValueError):
     """A picture cannot be read, has changed, or does not have the patch grid that its row states."""
@@ -33,7 +35,8 @@ class _Picture:
 class Pictures:
     """Features by image hash; each picture goes through the tower once for all questions and all adapters.
 
-    identity: names the vision weights. folder: where features go that do not fit into a quarter of free memory.
+    identity: names the vision weights. folder: where features go that do not fit into a quarter of free memory, and
+    those of the first pictures (up to SHARED_BYTES), so that the next process over the same base reads them.
     features: a store that is in use already (while training).
     """
 
@@ -48,6 +51,7 @@ class Pictures:
                 processor,
                 identity=identity,
                 folder=folder,
+                shared_bytes=SHARED_BYTES,
                 memory_bytes=psutil.virtual_memory().available // 4,
             )
 

@@ -1,7 +1,8 @@
 """Frozen image features: the vision tower sees every image once, whatever the number of questions and epochs.
 
 Order of look-up: memory (bounded, least recently used leaves first), disk (`<store>/cache/image_features`, one
-safetensors file per image, written when memory overflows), the vision tower. The key names the image bytes, the
+safetensors file per image), the vision tower. Written are images that memory has no room for, and at once the first
+`shared_bytes` of them, which another process (the next predictor) may want. The key names the image bytes, the
 base's weights, the precision and the image settings, so a stale feature cannot be found.
 """
 
@@ -60,6 +61,7 @@ class ImageFeatures:
         identity: str,
         memory_bytes: int,
         folder: Path | None = None,
+        shared_bytes: int = 0,
         workers: int = 2,
         frozen: bool = True,
     ) -> None:
@@ -67,6 +69,7 @@ class ImageFeatures:
         self._identity = content_hash([identity, str(model.dtype), image_settings(processor)])
         self._memory: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._limit, self._bytes, self._folder = memory_bytes, 0, folder
+        self._shared_left = shared_bytes if folder is not None else 0
         self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="image")
         self._pending: dict[str, Future[dict[str, torch.Tensor]]] = {}
         self.tower_calls = 0  # images that went through the vision tower
@@ -158,11 +161,17 @@ class ImageFeatures:
         # A copy: a slice of the tower's output would keep the whole batch alive.
         self._memory[key] = features.detach().to("cpu", copy=True)
         self._bytes += features.nbytes
+        if self._shared_left >= features.nbytes and not self._on_disk(key):
+            self._shared_left -= features.nbytes
+            self._pool.submit(self._write, key, self._memory[key])
         while self._bytes > self._limit and len(self._memory) > 1:
             oldest, tensor = self._memory.popitem(last=False)
             self._bytes -= tensor.nbytes
             if self._folder is not None and not self._on_disk(oldest):
-                write_bytes(self._file(oldest), save({"features": tensor.contiguous()}))
+                self._write(oldest, tensor)
+
+    def _write(self, key: str, features: torch.Tensor) -> None:
+        write_bytes(self._file(key), save({"features": features.contiguous()}))
 
     def _file(self, key: str) -> Path:
         assert self._folder is not None

@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from vlm_pipeline.inference.generate import Answer, Generator, UnsupportedModel
+from vlm_pipeline.inference.generate import Generator, UnsupportedModel
 from vlm_pipeline.inference.plan import ImageInput, Prompt
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline_tests.inference import models, world
-
-GREEDY = GenerationSettings(max_new_tokens=12)
-
-
-def collect(batches: Any) -> dict[int, Answer]:
-    answers = [answer for batch in batches for answer in batch]
-    assert len({answer.index for answer in answers}) == len(answers)
-    return {answer.index: answer for answer in answers}
-
-
-def prompt_of(row: dict[str, Any]) -> Prompt:
-    images = zip(row["image_sha256"], row["image_grid"], row["images"], strict=True)
-    return Prompt(
-        tuple(row["input_ids"][: row["n_prompt"]]), tuple(ImageInput(s, tuple(g), p) for s, g, p in images)
-    )
-
-
-def reference(
-    model: Any, prompt: Prompt, generator: Generator, settings: GenerationSettings, **extra: Any
-) -> tuple[int, ...]:
-    """transformers' own greedy generation of one prompt, image read again."""
-    ids = torch.tensor([prompt.ids])
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if prompt.images:
-        pixels, grids = zip(*(generator.pictures.pixels(image) for image in prompt.images), strict=True)
-        inputs |= {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
-        inputs["mm_token_type_ids"] = (ids == generator.image_token).int()
-    output = model.generate(**inputs, max_new_tokens=settings.max_new_tokens, do_sample=False, **extra)
-    return tuple(token for token in output[0, ids.shape[1] :].tolist() if token not in generator.eos)
-
-
-@pytest.fixture(scope="module")
-def vision() -> tuple[Any, Generator]:
-    model = world.small_vision_model()
-    return model, Generator(model, world.processor())
-
-
-@pytest.fixture(scope="module")
-def text() -> tuple[Any, Generator]:
-    tokenizer = models.make_tokenizer()
-    model = models.make_text_model(tokenizer)
-    return model, Generator(model, tokenizer)
-
-
-@pytest.fixture
-def page_prompts(tmp_path: Path) -> list[Prompt]:
-    """Three sizes of pages, uneven numbers of questions, uneven lengths, in mixed order."""
-    prompts = []
-    for number, (size, count) in enumerate([((84, 56), 5), ((112, 84), 3), ((56, 56), 1)]):
-        page = models.make_pages(tmp_path / str(number), 1, size, seed=number)[0]
-        prompts += [prompt_of(world.ask_row(page, world.question(number, index))) for index in range(count)]
-    return prompts[::2] + prompts[1::2]
+from vlm_pipeline_tests.inference.answers import GREEDY, collect, prompt_of, reference
 
 
 def test_texts_equal_one_by_one_generation_with_images(vision, page_prompts):
@@ -111,24 +58,29 @@ def test_an_image_goes_through_the_tower_once_and_the_page_is_prefilled_once(tmp
     )
 
 
-def test_rows_stop_early_and_free_the_batch(vision, page_prompts):
+def test_rows_stop_early_free_the_batch_and_are_handed_over_at_once(
+    vision, page_prompts, widths, monkeypatch
+):
     model, generator = vision
     long = GenerationSettings(max_new_tokens=40)
     free = collect(generator.generate(page_prompts, long))
     stop_token = free[0].ids[2]
-    old, generator.eos = generator.eos, [*generator.eos, stop_token]
-    try:
-        passes = generator.forward_passes
-        answers = collect(generator.generate(page_prompts, long))
-        expected = [
-            reference(model, prompt, generator, long, eos_token_id=generator.eos) for prompt in page_prompts
-        ]
-        assert [answers[index].ids for index in range(len(page_prompts))] == expected
-        assert answers[0].finish_reason == "stop" and len(answers[0].ids) <= 2
-        assert {answer.finish_reason for answer in answers.values()} <= {"stop", "length"}
-        assert generator.forward_passes > passes
-    finally:
-        generator.eos = old
+    monkeypatch.setattr(generator, "eos", [*generator.eos, stop_token])
+    widths.clear()
+    running = generator.generate(page_prompts, long)
+    first = next(running)
+    steps_until_then = len(widths)
+    answers = collect([first, *running])
+    expected = [
+        reference(model, prompt, generator, long, eos_token_id=generator.eos) for prompt in page_prompts
+    ]
+    assert [answers[index].ids for index in range(len(page_prompts))] == expected
+    assert answers[0].finish_reason == "stop" and len(answers[0].ids) <= 2
+    assert {answer.finish_reason for answer in answers.values()} == {"stop", "length"}
+    assert steps_until_then < len(widths) == 40, "an answer waited for its neighbours"
+    assert widths[0] == len(page_prompts) and widths[-1] < widths[0], "finished rows stayed in the batch"
+    ended = sorted(answers.values(), key=lambda answer: answer.latency_s)
+    assert ended[0].finish_reason == "stop" and ended[-1].finish_reason == "length"
 
 
 def test_stop_strings_cut_the_text(text):
@@ -211,51 +163,6 @@ def test_other_callers_of_the_model_keep_their_padding_masks(vision, page_prompt
     assert model.config.get_text_config()._attn_implementation == "sdpa"
 
 
-def test_constrained_answers_match_the_pattern_and_free_ones_do_not(vision, page_prompts):
-    import re
-
-    from vlm_pipeline.inference.constrained import Pattern
-
-    _, generator = vision
-    regex = r"(yes|no), [0-9]{1,3}\.[0-9] mm"
-    pattern = Pattern(regex, generator.tokenizer, generator.eos, 384)
-    settings = GenerationSettings(max_new_tokens=20)
-    answers = collect(generator.generate(page_prompts, settings, pattern=pattern))
-    assert all(re.fullmatch(regex, answer.text) for answer in answers.values())
-    assert {answer.finish_reason for answer in answers.values()} == {"stop"}
-    free = collect(generator.generate(page_prompts, settings))
-    assert not any(re.fullmatch(regex, answer.text) for answer in free.values())
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        GenerationSettings(preset="varied"),
-        GenerationSettings(max_new_tokens=40, min_new_tokens=40),
-        GenerationSettings(max_new_tokens=20, no_repeat_ngram_size=1),
-    ],
-    ids=["varied", "longer than the pattern", "no repetition"],
-)
-def test_the_pattern_has_the_last_word_over_lengths_and_repetitions(text, settings):
-    """Where they forbid all that the pattern allows there is nothing to choose from, and sampling would fail."""
-    import re
-
-    from vlm_pipeline.inference.constrained import Pattern
-    from vlm_pipeline.inference.plain import generate_plain
-
-    model, generator = text
-    regex = r"(yes|no), 111 mm"
-    pattern = Pattern(regex, generator.tokenizer, generator.eos, model.config.vocab_size)
-    prompts = [Prompt(tuple(generator.tokenizer(word)["input_ids"])) for word in ("one", "111 two")]
-    options = {"pattern": pattern, "seeds": [1, 2]}
-    branched = collect(generator.generate(prompts, settings, **options))
-    plain = collect(generate_plain(generator, prompts, settings, **options))
-    assert all(re.fullmatch(regex, answer.text) for answer in branched.values())
-    assert {index: answer.ids for index, answer in branched.items()} == {
-        index: answer.ids for index, answer in plain.items()
-    }
-
-
 def test_a_penalty_in_the_models_own_folder_is_in_no_way_of_generating():
     """The table records the task's settings: one that it does not name must not decide, branched or one by one."""
     from vlm_pipeline.inference.plain import generate_plain
@@ -278,18 +185,3 @@ def test_a_penalty_in_the_models_own_folder_is_in_no_way_of_generating():
     assert reference(penalised, prompts[0], generator, settings, **extra) != ids[0][0], (
         "it would have mattered"
     )
-
-
-def test_a_json_schema_gives_json(text):
-    import json
-
-    from vlm_pipeline.inference.constrained import Pattern, PatternError
-
-    _, generator = text
-    schema = '{"type": "object", "properties": {"score": {"enum": [1, 2, 3]}}, "required": ["score"]}'
-    pattern = Pattern(schema, generator.tokenizer, generator.eos, 384)
-    prompt = Prompt(tuple(generator.tokenizer("rate this")["input_ids"]))
-    answer = collect(generator.generate([prompt], GenerationSettings(max_new_tokens=60), pattern=pattern))[0]
-    assert json.loads(answer.text)["score"] in (1, 2, 3)
-    with pytest.raises(PatternError, match="unclosed"):
-        Pattern("(unclosed", generator.tokenizer, generator.eos, 384)

@@ -31,8 +31,6 @@ from vlm_pipeline.settings.predictors import (
     OpenAIPredictor,
 )
 from vlm_pipeline_tests.servers.hosted_api import (
-    FAULTS,
-    Faults,
     Question,
     StandIn,
     default_answer,
@@ -126,55 +124,6 @@ def test_every_api_answers_with_and_without_pictures(kind):
     )
     one = answers["r1"]
     assert one.cost_usd == pytest.approx((one.tokens_in * 1.0 + one.tokens_out * 2.0) / 1e6)
-
-
-@pytest.mark.parametrize("kind", ["chat", "anthropic"])
-def test_under_faults_no_row_is_lost_and_none_is_paid_twice(kind, tmp_path):
-    """A small point of the fault suite: 30 % of requests go wrong in one of five ways."""
-    rows = asks(60)
-    faults = Faults(0.3, seed=1, slow_s=0.05, retry_after_s=0.02)
-    with serving(StandIn(faults=faults)) as (stand_in, url):
-        predictor = predictor_for(kind, url, concurrency=8)
-        counts = predict_table(
-            predictor, rows, cache_folder=tmp_path / "cache", output=tmp_path / "t.parquet"
-        )
-        assert set(stand_in.injected) == {"429", "500", "slow", "cut", "malformed"}, (
-            "every kind must have happened"
-        )
-        assert len(stand_in.paid) == 60, "one payment per row"
-        asked = stand_in.requests.total()
-        again = predict_table(
-            predictor_for(kind, url), rows, cache_folder=tmp_path / "cache", output=tmp_path / "t.parquet"
-        )
-        assert stand_in.requests.total() == asked and again.asked == 0
-    table = {row.id: row for row in read_predictions(tmp_path / "t.parquet")}
-    assert counts.failed == 0 and {row: one.text for row, one in table.items()} == expected(rows)
-
-
-def test_a_late_answer_times_out_and_is_asked_again():
-    rows = asks(4)
-    faults = Faults(0.5, seed=3, kinds=("slow",), slow_s=3.0)
-    with serving(StandIn(faults=faults)) as (stand_in, url):
-        answers = collect(predictor_for("chat", url, timeout_s=1.0), rows)
-        assert stand_in.injected["slow"] and len(stand_in.paid) <= 4
-    assert {row: answer.text for row, answer in answers.items()} == expected(rows)
-
-
-def test_a_row_that_keeps_failing_is_an_error_row_with_its_reason():
-    with serving(StandIn(faults=Faults(1.0, kinds=("500",)))) as (_, url):
-        answers = collect(predictor_for("chat", url, attempts=2), asks(2))
-    assert all(answer.text is None and "told to fail" in (answer.error or "") for answer in answers.values())
-
-
-def test_concurrency_adapts_to_what_the_server_takes():
-    rows = asks(60)
-    faults = Faults(max_in_flight=3, retry_after_s=0.05)
-    with serving(StandIn(faults=faults)) as (stand_in, url):
-        predictor = predictor_for("chat", url, concurrency=16)
-        answers = collect(predictor, rows)
-        refused = stand_in.injected["429"]
-    assert all(answer.error is None for answer in answers.values())
-    assert predictor.limiter.limit < 16 and 0 < refused < 60
 
 
 def test_a_wrong_key_asks_once_and_shows_the_key_nowhere(tmp_path, caplog, monkeypatch, capfd):
@@ -310,28 +259,3 @@ def test_unavailable_predictors_say_why(tmp_path):
     assert "may spend nothing" in (
         availability(settings_for("chat"), {"OPENAI_API_KEY": "x"}, budget_usd=0) or ""
     )
-
-
-_SLOW = ("responses", "azure", "compatible", "anthropic")
-
-
-@pytest.mark.parametrize("kind", ["chat", *(pytest.param(kind, marks=pytest.mark.slow) for kind in _SLOW)])
-def test_a_thousand_rows_complete_under_faults(kind, tmp_path):
-    rows = asks(1000)
-    faults = Faults(0.3, seed=2, slow_s=0.02, retry_after_s=0.02)
-    with serving(StandIn(faults=faults)) as (stand_in, url):
-        counts = predict_table(
-            predictor_for(kind, url, concurrency=16),
-            rows,
-            cache_folder=tmp_path / "cache",
-            output=tmp_path / "t.parquet",
-        )
-        if (
-            counts.failed
-        ):  # ten attempts may all go wrong for a row in a hundred thousand: the next run asks it again
-            counts = predict_table(
-                predictor_for(kind, url), rows, cache_folder=tmp_path / "cache", output=tmp_path / "t.parquet"
-            )
-        assert len(stand_in.paid) == 1000 and set(stand_in.injected) == set(FAULTS)
-    table = {row.id: row.text for row in read_predictions(tmp_path / "t.parquet")}
-    assert counts.failed == 0 and table == expected(rows)

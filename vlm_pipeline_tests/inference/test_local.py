@@ -16,6 +16,7 @@ import pytest
 
 from vlm_pipeline.compute.payload import PayloadError, Reporter
 from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, read_asks
+from vlm_pipeline.inference.predict import predict_table
 from vlm_pipeline.inference.prediction import read_predictions
 from vlm_pipeline.inference.run import run
 from vlm_pipeline.settings.predictors import GenerationSettings
@@ -87,6 +88,28 @@ def test_several_adapters_over_one_base_answer_as_each_would_alone(made, tmp_pat
     assert shared.generator(None).pictures.computed == len({ask.images for ask in asks}), (
         "features are shared by all"
     )
+
+
+def test_pictures_are_computed_once_for_predictors_in_different_processes(made, tmp_path):
+    """Every predictor is a payload of its own: the second one reads what the first one's vision tower saw."""
+    request, _, adapters = made
+    request = {**request, "store": str(tmp_path / "store"), "adapters": {"tuned": str(adapters[0])}}
+    first = run({**request, "predictors": ["base"]}, Reporter())[0]
+    assert (first["images_computed"], first["asked"]) == (6, 24)
+    second = run({**request, "predictors": ["tuned"]}, Reporter())[0]
+    assert (second["images_computed"], second["asked"]) == (0, 24)
+
+
+def test_a_rerun_loads_no_model(made, tmp_path):
+    request, folder, _ = made
+    asks, place = read_asks(request["formatted"], ["test"])[:3], {"output": tmp_path / "t.parquet"}
+    loaded = []
+    for _ in range(2):
+        engine = LocalEngine(folder / "model")
+        predictor = LocalPredictor("x", engine, GenerationSettings(max_new_tokens=3))
+        counts = predict_table(predictor, asks, cache_folder=tmp_path, **place)
+        loaded.append((engine.loaded, counts.asked))
+    assert loaded == [(True, 3), (False, 0)]
 
 
 def test_constrained_variant_answers_inside_the_pattern(made):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 import threading
 import time
+from email.utils import formatdate
 
+import httpx
 import pytest
 
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
 from vlm_pipeline.inference.hosted_run import make_hosted
 from vlm_pipeline.inference.limiter import Limiter, backoff_s
+from vlm_pipeline.inference.patience import judge_error
 from vlm_pipeline.inference.prices import PriceError, price_of
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline_tests.inference.test_hosted import PRICE, ask, asks, collect, predictor_for, settings_for
@@ -29,6 +32,31 @@ def test_retry_after_is_obeyed():
     for _ in range(100):
         limiter.succeeded()
     assert limiter.limit == 8
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after": 60}, 60),
+        ({"retry-after": -60}, 0),
+        ({"retry-after": "tomorrow"}, None),
+        ({"retry-after": "86400"}, 120),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read_in_seconds_milliseconds_and_as_a_date(headers, seconds):
+    from openai import RateLimitError
+
+    headers = {
+        name: formatdate(time.time() + value, usegmt=True) if isinstance(value, int) else value
+        for name, value in headers.items()
+    }
+    response = httpx.Response(429, headers=headers, request=httpx.Request("POST", "http://localhost"))
+    verdict = judge_error(RateLimitError("slowly", response=response, body=None))
+    assert verdict.kind == "slower"
+    assert verdict.retry_after_s is None if seconds is None else abs(verdict.retry_after_s - seconds) < 5
 
 
 def test_backoff_is_jittered_and_bounded():

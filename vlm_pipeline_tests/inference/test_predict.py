@@ -169,3 +169,13 @@ def test_a_silent_predictor_leaves_error_rows_not_missing_rows(tmp_path):
 
     counts = run(Silent(), asks(["abc"]), tmp_path)
     assert counts.rows == 1 and counts.failed == 1
+
+
+def test_the_preset_varied_is_what_it_is_documented_to_be():
+    assert GenerationSettings(preset="varied").model_dump(exclude_defaults=True) == {
+        "preset": "varied", "max_new_tokens": 150, "min_new_tokens": 20, "do_sample": True, "temperature": 0.7,
+        "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3,
+    }  # fmt: skip
+    assert GenerationSettings(preset="varied", max_new_tokens=30).max_new_tokens == 30, (
+        "a task may differ from it"
+    )
