@@ -44,5 +44,8 @@ def loop_turn(store: TaskStore, who: str, say: Say | None = None) -> Iterator[No
         return f"{read_json(known, default={}).get('who', 'another process')} is at work on {store.task_name}"
 
     with locked(store.path("loop.lock"), holder, say):
-        write_json(known, {"who": who})
-        yield
+        write_json(known, {"who": who})  # over what a killed holder has left
+        try:
+            yield
+        finally:
+            known.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ NOTHING = Cost()
 
 
 def accelerator_ledger(store: TaskStore) -> Path:
-    return store.path("accelerator.jsonl")
+    return store.path("spend", "accelerator", "seconds.jsonl")
 
 
 def spent(task: Task, store: TaskStore) -> Cost:

@@ -135,7 +135,7 @@ def test_one_round_makes_the_weak_section_again_and_undoes_it_where_val_shows_no
     # What the round tells about itself: its history, the report that shows it, what is asked for next.
     own = (
         "rounds.json",
-        "accelerator.jsonl",
+        "spend/accelerator",
         "looks_at_test.json",
         "regeneration_request",
         "report",
