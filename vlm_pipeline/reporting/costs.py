@@ -23,7 +23,7 @@ def cost_table(view: Comparison, rows: Sequence[Row]) -> Table:
         cost = predictor.cost
         lines.append(
             (
-                predictor.label + (f" ({predictor.stand_in})" if predictor.stand_in else ""),
+                predictor.full_label,
                 cost.get("rows"), cost.get("usd"), cost.get("usd_per_1000"), _share(cost.get("usd"), images),
                 cost.get("seconds_per_row"), cost.get("latency_p95_s"), _share(cost.get("seconds"), images),
                 cost.get("tokens_in"), cost.get("tokens_out"), cost.get("cached"), cost.get("cut_off"), cost.get("errors"),

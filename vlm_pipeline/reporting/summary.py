@@ -117,7 +117,7 @@ def summary_markdown(
 
 def _predictor_line(view: Comparison, predictor: Predictor) -> tuple[Any, ...]:
     metric = view.headline
-    name = predictor.label + (f" ({predictor.stand_in})" if predictor.stand_in else "")
+    name = predictor.full_label
     e = view.estimates.get((predictor.name, metric.key))
     if not predictor.measured or e is None:
         return (name, predictor.status, predictor.reason, None, None, None, None, None)

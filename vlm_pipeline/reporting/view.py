@@ -120,6 +120,11 @@ class Predictor:
     def measured(self) -> bool:
         return self.status == "measured"
 
+    @property
+    def full_label(self) -> str:
+        """The label, with what stands in for the model where something does: never one without the other in a table."""
+        return f"{self.label} ({self.stand_in})" if self.stand_in else self.label
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

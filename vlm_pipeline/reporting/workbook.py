@@ -2,17 +2,18 @@
 
 Numbers are numbers, headers carry filters. Text that came from a model or a row is only ever written as a string
 cell: `strings_to_formulas`, `strings_to_urls` and `strings_to_numbers` are off and `write_string` is used, so
-`=HYPERLINK(...)` is what people read, not what Excel runs. The bytes depend on the content only.
+`=HYPERLINK(...)` is what people read, not what Excel runs. The only links lead to the rows in the report beside the workbook. The bytes depend on the content only.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from vlm_pipeline.reporting.blocks import Blocks
 from vlm_pipeline.reporting.rows import Change, Row
@@ -21,6 +22,7 @@ from vlm_pipeline.reporting.view import Comparison, Table, is_number
 
 CELL_LIMIT = 32_767  # characters that Excel keeps in one cell
 ROW_LIMIT = 1_048_575
+LINK_LIMIT = 60_000  # of 65,530 links that Excel takes in one sheet
 _CUT = " … (cut; rows.parquet holds all)"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _EPOCH = datetime(2000, 1, 1)
@@ -44,15 +46,27 @@ def write_workbook(
     with xlsxwriter.Workbook(str(path), options) as book:
         book.set_properties({"title": view.title, "created": _EPOCH, "comments": "Written by vlm_pipeline"})
         sheets = _Sheets(book)
-        sheets.add("Metrics", metrics_table(view), (30, 24, 12, 12, 12, 8, 10, 14))
-        sheets.add("Differences", differences_table(view), (22, 22, 30, 20, 12, 12, 12, 8, 10, 10, 8, 8, 8))
-        sheets.add("Sections", sections_table(view), (22, 24, 12, 12, 12, 8, 10))
+        shares = {metric.label for metric in view.metrics if metric.percent}
+        sheets.add(
+            "Metrics", metrics_table(view), (30, 24, 12, 12, 12, 8, 10, 14), _formats(shares, 0, (2, 3, 4))
+        )
+        formats = _formats(shares, 2, (4, 5, 6), signed=True, p=(8, 9))
+        sheets.add(
+            "Differences", differences_table(view), (22, 22, 30, 20, 12, 12, 12, 8, 10, 10, 8, 8, 8), formats
+        )
+        of_headline = (
+            (lambda cells, column: "share" if column in (2, 3, 4) else "")
+            if view.headline.percent
+            else _plain
+        )
+        sheets.add("Sections", sections_table(view), (22, 24, 12, 12, 12, 8, 10), of_headline)
         _changes_sheet(sheets, view, changes, thumbnails)
         sheets.add("Costs", blocks.costs, (26,) + (14,) * 12)
         sheets.add(
             "Rows",
             rows_table(view, rows),
-            (22, 14, 18, 40, 24, 16, 50, 10, 12, 20, 18, 18, 40, 10, 10, 10, 10, 40, 30),
+            (22, 14, 18, 40, 24, 16, 50, 10, 12, 20, 18, 18, 40, 10, 10, 10, 10, 40, 30, 20),
+            links=_report_links(),
         )
         sheets.add(
             "Quarantine",
@@ -70,10 +84,10 @@ def metrics_table(view: Comparison) -> Table:
             e = view.estimates.get((predictor.name, metric.key))
             if e is not None:
                 lines.append(
-                    (metric.label, _name(predictor), e.value, e.low, e.high, e.n, e.unscored, e.grade)
+                    (metric.label, predictor.full_label, e.value, e.low, e.high, e.n, e.unscored, e.grade)
                 )
     lines += [
-        (view.headline.label, _name(p), None, None, None, None, None, f"{p.status}: {p.reason}")
+        (view.headline.label, p.full_label, None, None, None, None, None, f"{p.status}: {p.reason}")
         for p in view.predictors
         if not p.measured
     ]
@@ -83,7 +97,7 @@ def metrics_table(view: Comparison) -> Table:
 
 
 def differences_table(view: Comparison) -> Table:
-    labels = {p.name: p.label for p in view.predictors}
+    labels = {p.name: p.full_label for p in view.predictors}
     lines = tuple(
         (
             labels.get(d.predictor, d.predictor), labels.get(d.baseline, d.baseline), view.metric_label(d.metric), d.section or "all rows",
@@ -115,7 +129,7 @@ def sections_table(view: Comparison) -> Table:
         for predictor in view.measured:
             e = view.section_estimates.get((predictor.name, section))
             if e is not None:
-                lines.append((section, _name(predictor), e.value, e.low, e.high, e.n, e.unscored))
+                lines.append((section, predictor.full_label, e.value, e.low, e.high, e.n, e.unscored))
     return Table(("Section", "Predictor", view.headline.label, "Low", "High", "n", "Unscored"), tuple(lines))
 
 
@@ -126,24 +140,60 @@ def rows_table(view: Comparison, rows: Sequence[Row]) -> Table:
 
 ROW_COLUMNS = (
     "id", "section", "group", "question", "expected", "predictor", "answer", "outcome", "score", "read_as", "rule", "failure", "reason",
-    "tokens_in", "tokens_out", "latency_s", "cost_usd", "image", "error",
+    "tokens_in", "tokens_out", "latency_s", "cost_usd", "image", "error", "stand_in",
 )  # fmt: skip
 
 
 def row_lines(view: Comparison, rows: Sequence[Row]):
     """Cells of every (row, predictor) in ROW_COLUMNS order; a row that nobody answered keeps one line."""
-    order = [p.name for p in view.predictors]
+    order = {p.name: p.stand_in for p in view.predictors}
     for row in rows:
         head = (row.id, row.section, row.group, row.question, row.expected)
         answered = [name for name in order if name in row.answers]
         if not answered:
-            yield (*head, None, None, "no prediction", *(None,) * 9, row.image, None)
+            yield (*head, None, None, "no prediction", *(None,) * 9, row.image, None, None)
         for name in answered:
             a = row.answers[name]
             yield (
                 *head, name, a.text, a.outcome, a.score, a.extracted, a.rule, a.failure, a.reason, a.tokens_in, a.tokens_out,
-                a.latency_s, a.cost_usd, row.image, a.error,
+                a.latency_s, a.cost_usd, row.image, a.error, order[name],
             )  # fmt: skip
+
+
+def _plain(cells: Sequence[Any], column: int) -> str:
+    return ""
+
+
+def _formats(
+    shares: set[str], metric: int, values: tuple[int, ...], signed: bool = False, p: tuple[int, ...] = ()
+) -> Callable[[Sequence[Any], int], str]:
+    """Format of a cell by its line: the columns `values` are shares where the line's metric is one."""
+
+    def of(cells: Sequence[Any], column: int) -> str:
+        if column in p:
+            return "p"
+        if column in values:
+            return (
+                ("points" if signed else "share") if cells[metric] in shares else "signed" if signed else ""
+            )
+        return ""
+
+    return of
+
+
+def _report_links() -> Callable[[int, Any], str]:
+    """Address of the row in the report beside the workbook, for cells with a row's id; Excel takes so many links only."""
+    left = LINK_LIMIT
+
+    def address(column: int, cell: Any) -> str:
+        nonlocal left
+        place = quote(str(cell), safe="") if column == 0 and left > 0 else ""
+        if not 0 < len(place) < 1_000:
+            return ""
+        left -= 1
+        return f"external:index.html#row={place}"
+
+    return address
 
 
 class _Sheets:
@@ -155,9 +205,26 @@ class _Sheets:
             {"bold": True, "bg_color": "#EEF1F5", "bottom": 1, "text_wrap": True, "valign": "top"}
         )
         self.text = book.add_format({"valign": "top"})
-        self.number = book.add_format({"valign": "top", "num_format": "General"})
+        self.link = book.add_format({"valign": "top", "font_color": "#0A5A9C", "underline": 1})
+        shown = {
+            "": "General",
+            "share": "0.0%",
+            "points": "+0.0%;-0.0%;0.0%",
+            "signed": "+0.00;-0.00;0.00",
+            "p": "0.0000",
+        }
+        self.numbers = {
+            name: book.add_format({"valign": "top", "num_format": code}) for name, code in shown.items()
+        }
 
-    def add(self, name: str, table: Table, widths: Sequence[float] = ()) -> Any | None:
+    def add(
+        self,
+        name: str,
+        table: Table,
+        widths: Sequence[float] = (),
+        formats: Callable[[Sequence[Any], int], str] = _plain,
+        links: Callable[[int, Any], str] = lambda column, cell: "",
+    ) -> Any | None:
         """None where the table is empty: no sheet rather than an empty one."""
         if not table.rows:
             return None
@@ -165,7 +232,7 @@ class _Sheets:
         self.start(sheet, table.columns, min(len(table.rows), ROW_LIMIT), widths)
         for line, cells in enumerate(table.rows[:ROW_LIMIT], start=1):
             for column, cell in enumerate(cells):
-                self.write(sheet, line, column, cell)
+                self.write(sheet, line, column, cell, formats(cells, column), links(column, cell))
         return sheet
 
     def start(self, sheet: Any, columns: Sequence[str], count: int, widths: Sequence[float]) -> None:
@@ -176,11 +243,13 @@ class _Sheets:
         for column, title in enumerate(columns):
             sheet.write_string(0, column, title, self.header)
 
-    def write(self, sheet: Any, line: int, column: int, cell: Any) -> None:
+    def write(self, sheet: Any, line: int, column: int, cell: Any, style: str = "", link: str = "") -> None:
         if isinstance(cell, bool):
             sheet.write_boolean(line, column, cell, self.text)
         elif is_number(cell):
-            sheet.write_number(line, column, cell, self.number)
+            sheet.write_number(line, column, cell, self.numbers[style])
+        elif link:
+            sheet.write_url(line, column, link, self.link, cell_string(str(cell)))
         elif cell is not None and cell != "" and not isinstance(cell, float):
             sheet.write_string(line, column, cell_string(str(cell)), self.text)
 
@@ -242,7 +311,3 @@ def _changes_sheet(
         )
         for column, cell in enumerate(cells, start=1):
             sheets.write(sheet, line, column, cell)
-
-
-def _name(predictor: Any) -> str:
-    return f"{predictor.label} ({predictor.stand_in})" if predictor.stand_in else predictor.label

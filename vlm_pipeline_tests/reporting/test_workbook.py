@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 
 from vlm_pipeline.reporting import BuiltReport
-from vlm_pipeline.reporting.workbook import CELL_LIMIT, ROW_COLUMNS, cell_string
+from vlm_pipeline.reporting.workbook import CELL_LIMIT, ROW_COLUMNS, _report_links, cell_string
 from vlm_pipeline_tests.reporting.synthetic import HOSTILE
 
 
@@ -14,12 +16,45 @@ def book(built: BuiltReport):
     return load_workbook(built.folder / "report.xlsx")
 
 
-def test_no_cell_is_a_formula_or_a_link(book) -> None:
+def test_no_cell_is_a_formula_and_links_lead_to_the_rows_of_the_report_only(book) -> None:
+    linked = []
     for sheet in book:
         for line in sheet.iter_rows():
             for cell in line:
                 assert cell.data_type != "f", f"{sheet.title}!{cell.coordinate} is a formula: {cell.value!r}"
-                assert cell.hyperlink is None
+                if cell.hyperlink is not None:
+                    assert (sheet.title, cell.column) == ("Rows", 1) and cell.hyperlink.target == "index.html"
+                    assert cell.hyperlink.location == f"row={quote(cell.value, safe='')}"
+                    linked.append(cell.value)
+    assert len(linked) == 60 * 3
+
+
+def test_a_hostile_row_id_is_no_address_of_its_own() -> None:
+    address = _report_links()
+    assert (
+        address(0, "http://evil.invalid/#a b")
+        == "external:index.html#row=http%3A%2F%2Fevil.invalid%2F%23a%20b"
+    )
+    assert address(0, "x" * 5000) == "" and address(0, "") == "" and address(6, "=HYPERLINK(1)") == ""
+
+
+def test_shares_are_percentages_differences_signed_and_p_has_its_places(book) -> None:
+    metrics, differences = book["Metrics"], book["Differences"]
+    assert metrics["C2"].number_format == "0.0%" and 0 <= metrics["C2"].value <= 1
+    formats = {cell.value: differences.cell(2, cell.column).number_format for cell in differences[1]}
+    assert formats["Difference"] == "+0.0%;-0.0%;0.0%" and formats["p"] == formats["p adjusted"] == "0.0000"
+    assert formats["n"] == "General"
+
+
+def test_a_stand_in_is_named_in_every_sheet_that_names_its_model(book) -> None:
+    for title in ("Metrics", "Differences", "Sections", "Costs"):
+        names = {str(cell.value) for line in book[title].iter_rows(min_row=2, max_col=2) for cell in line}
+        assert "Hosted model (loopback stand-in)" in names and "Hosted model" not in names, title
+    lines = book["Rows"].iter_rows(min_row=2, values_only=True)
+    stand_ins = {
+        (line[ROW_COLUMNS.index("predictor")], line[ROW_COLUMNS.index("stand_in")]) for line in lines
+    }
+    assert ("hosted", "loopback stand-in") in stand_ins and ("base", None) in stand_ins
 
 
 def test_hostile_answers_arrive_as_text(book) -> None:
