@@ -25,7 +25,7 @@ JOBS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vlm_pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (_, purpose) in JOBS.items():
@@ -44,7 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     promotion.add_commands(commands)
     regeneration.add_commands(commands)
     reporting.add_commands(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = command_line().parse_args(arguments)
     if options.command in promotion.COMMANDS:
         return promotion.run_command(options)
     if options.command in regeneration.COMMANDS:

@@ -131,23 +131,27 @@ def answer_block(answer: Answer, predictor: Predictor) -> dict[str, Any]:
     return {
         "predictor": predictor,
         "outcome": answer.outcome,
-        "parts": excerpt(answer.text, answer.span),
+        "parts": excerpt(answer),
         "facts": [f for f in facts if f[1]],
     }
 
 
-def excerpt(text: str, span: tuple[int, int] | None) -> list[tuple[str, bool]]:
-    """Pieces of a text with the piece that was read marked; far-away parts of a long text are left out with dots."""
-    if not text:
-        return []
-    if span is None:
-        return [(text if len(text) <= 2 * _AROUND else text[: 2 * _AROUND] + " …", False)]
-    start, end = span
-    end = min(end, start + _AROUND)
-    before, after = text[max(0, start - _AROUND) : start], text[end : end + _AROUND]
-    pieces = [("… " + before if start > _AROUND else before, False), (text[start:end], True)]
-    pieces.append((after + " …" if end + _AROUND < len(text) else after, False))
-    return [piece for piece in pieces if piece[0]]
+def excerpt(answer: Answer) -> list[tuple[str, str]]:
+    """Pieces of an answer and how they are marked; of a long one what lies around its first mark."""
+    text, marks = answer.text, answer.marks()
+    first = marks[0][0] if marks else 0
+    start = first - _AROUND if marks and first > _AROUND else 0
+    end = min(len(text), max(first + _AROUND, start + 2 * _AROUND))
+    pieces, at = [], start
+    for left, right, kind in marks:
+        if left >= end:
+            break
+        pieces += [(text[at:left], ""), (text[left : min(right, end)], kind)]
+        at = min(right, end)
+    pieces.append((text[at:end], ""))
+    pieces = [piece for piece in pieces if piece[0]]
+    before, after = [("… ", "")] * (start > 0), [(" …", "")] * (end < len(text))
+    return [*before, *pieces, *after] if pieces else []
 
 
 def tidy(view: Comparison, word: str) -> tuple[str, str]:

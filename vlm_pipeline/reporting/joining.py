@@ -121,7 +121,7 @@ def _score_index(source: Any, view: Comparison) -> dict[str, dict[str, dict[str,
         if samples and samples[position] not in (None, 0):
             continue
         scorer = scorers[position]
-        told = {"kind", "headline", *_SAID}
+        told = {"kind", "headline", "flagged", *_SAID}
         if "kind" in table and table["kind"][position] in NUMERIC:
             told |= {"values", "extracted", "gold"}
         names = table if scorer == deciding else table.keys() & told
@@ -148,6 +148,8 @@ def _apply_scores(answer: Answer, scores: Mapping[str, Mapping[str, Any]], view:
     numeric = next((scores[name] for name in by_rank if scores[name].get("kind") in NUMERIC), None)
     if numeric:
         answer.expected_number, answer.extracted_number, answer.unit = numbers_of(numeric)
+    flagged = dict.fromkeys(tuple(span) for score in scores.values() for span in score.get("flagged") or ())
+    answer.flagged = tuple(flagged)
     others = [(name, score) for name, score in scores.items() if name != deciding]
     notes = [answer.reason, *(_labelled(name, score) for name, score in others)]
     answer.reason = "\n".join(note for note in notes if note)

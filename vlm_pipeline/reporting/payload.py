@@ -18,6 +18,7 @@ from vlm_pipeline.reporting.view import Comparison, Predictor
 ROWS_BUDGET = 13_000_000  # bytes in the page, pictures apart
 CUTS = (120_000, 40_000, 20_000, 8_000, 4_000, 2_000, 1_000, 500, 250, 120)  # longest texts, in characters
 OUTCOMES = ("right", "wrong", "unscored", "error")
+KINDS = ("read", "flagged", "read flagged")  # of marks in an answer
 
 # Outlines of the predictors' marks on a field from -6 to 6, in the order of figures/style.py MARKERS.
 SHAPES = (
@@ -55,7 +56,7 @@ def page_data(
     """Plain JSON for the row browser, at most `budget` bytes of it beside the pictures.
 
     Answer codes: `t` text (-2: no prediction), `o` outcome, `s` score, `x` read as, `r` rule, `j` reason, `f` failure,
-    `a`/`b` span in UTF-16 units, `n` tokens out, `l` seconds, `c` dollars. `leftOut`: rows that did not fit.
+    `m` marks (start, end, index of its kind; in UTF-16 units), `n` tokens out, `l` seconds, `c` dollars. `leftOut`: rows that did not fit.
     """
     cut = next((cut for cut in CUTS if _texts_bytes(rows, cut) <= budget), CUTS[-1])
     shown, data = rows, _page_data(rows, view, thumbnails, cut)
@@ -127,8 +128,8 @@ def script_json(value: Any) -> str:
 
 
 _NOTHING: dict[str, Any] = {
-    "t": -2, "cut": 0, "o": 2, "s": None, "x": -1, "r": -1, "j": -1, "f": 0, "a": -1, "b": -1, "n": None, "l": None,
-    "c": 0, "err": -1,
+    "t": -2, "cut": 0, "o": 2, "s": None, "x": -1, "r": -1, "j": -1, "f": 0, "m": 0, "n": None, "l": None, "c": 0,
+    "err": -1,
 }  # fmt: skip
 
 
@@ -140,16 +141,21 @@ def _append(
             column[name].append(value)
         return
     text = answer.text[:cut]
-    start, end = answer.span if answer.span and answer.span[1] <= cut else (-1, -1)
-    if start >= 0 and not text.isascii():
-        start, end = (len(text[:offset].encode("utf-16-le")) // 2 for offset in (start, end))
+    marks = [
+        (_utf16(text, start), _utf16(text, end), KINDS.index(kind)) for start, end, kind in answer.marks(cut)
+    ]
     for name, value in {
         "t": pool(text), "cut": len(answer.text) if len(answer.text) > cut else 0, "o": OUTCOMES.index(answer.outcome),
         "s": _rounded(answer.score, 4), "x": pool(answer.extracted[:200]), "r": pool(answer.rule[:200]),
-        "j": pool(_clipped(answer.reason, cut)), "f": failures[answer.failure], "a": start, "b": end, "n": answer.tokens_out,
+        "j": pool(_clipped(answer.reason, cut)), "f": failures[answer.failure], "m": marks or 0, "n": answer.tokens_out,
         "l": _rounded(answer.latency_s, 4), "c": _rounded(answer.cost_usd, 6) or 0, "err": pool(_clipped(answer.error, cut)),
     }.items():  # fmt: skip
         column[name].append(value)
+
+
+def _utf16(text: str, offset: int) -> int:
+    """The same place as the browser counts it."""
+    return offset if text.isascii() else len(text[:offset].encode("utf-16-le")) // 2
 
 
 def _clipped(text: str, cut: int) -> str:

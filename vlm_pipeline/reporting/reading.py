@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vlm_pipeline.reporting.inputs import ReportInputs
+from vlm_pipeline.reporting.naming import READABLE, entries, entries_of, label_of, metrics_of
 from vlm_pipeline.reporting.view import (
     Comparison,
     Decision,
@@ -16,7 +17,6 @@ from vlm_pipeline.reporting.view import (
     is_number,
 )
 
-READABLE = "extraction"
 _VERDICTS = {
     "better": "better",
     "worse": "worse",
@@ -26,25 +26,6 @@ _VERDICTS = {
     "not_run": "not run",
 }
 _PROVIDERS = ("openai", "openai_finetuned", "azure_openai", "anthropic")
-_LABELS = {
-    "mae": "Mean absolute error",
-    "rmse": "Root mean square error",
-    "within_1": "Within one point",
-    "within_2": "Within two points",
-    "spearman": "Rank correlation",
-    "bias": "Bias (mean error)",
-    "exact": "Exact answers",
-    "correct": "Correct answers",
-    "any_number": "Correct, read leniently",
-    "any_wording": "Answer given, in any wording",
-    "f1": "Token F1",
-    "token_f1": "Token F1",
-    "anls": "ANLS",
-    "rel_error": "Relative error",
-    "numeric_exact": "Number within tolerance",
-    "unit_correct": "Unit right",
-    READABLE: "Readable answers",
-}
 
 
 def read_comparison(inputs: ReportInputs) -> Comparison:
@@ -62,17 +43,17 @@ def read_comparison(inputs: ReportInputs) -> Comparison:
     wanted = document.get("headline") or {}
     scorer = (main or wanted).get("scorer") or wanted.get("scorer") or ""
     headline_key = f"{scorer}.{(main or wanted).get('metric') or wanted.get('metric') or ''}"
-    metrics = _metrics(figures, pairs)
+    metrics = metrics_of(figures, pairs)
     headline = metrics.get(headline_key) or Metric(headline_key, label_of(headline_key.rsplit(".", 1)[-1]))
     predictors = _predictors(document, inputs, figures, str(baseline), scorer)
     estimates = {
-        (name, key): _estimate(entry) for name, found in figures.items() for key, entry in _entries(found)
+        (name, key): _estimate(entry) for name, found in figures.items() for key, entry in entries(found)
     }
     by_section = {
-        (name, section): _estimate(dict(_entries_of(scorer, block))[headline.key])
+        (name, section): _estimate(dict(entries_of(scorer, block))[headline.key])
         for name, found in figures.items()
         for section, block in ((found.get("scorers") or {}).get(scorer, {}).get("sections") or {}).items()
-        if headline.key in dict(_entries_of(scorer, block))
+        if headline.key in dict(entries_of(scorer, block))
     }
     test = (main or {}).get("headline") or {}
     return Comparison(
@@ -100,12 +81,6 @@ def of_split(found: Mapping[str, Any], split: str) -> Mapping[str, Any]:
     return (found["splits"].get(split) or {}) if "splits" in found else found
 
 
-def label_of(key: str) -> str:
-    """A value name as people write it."""
-    text = _LABELS.get(key) or key.replace(".", ": ").replace("_", " ")
-    return text[:1].upper() + text[1:] if text else "Metric"
-
-
 def status_of(text: str) -> tuple[str, str]:
     """`pending: job 7 runs` into status and reason; anything else did not run."""
     head, _, reason = text.partition(":")
@@ -121,51 +96,6 @@ def _main_pair(document: Mapping[str, Any], pairs: list[Mapping[str, Any]]) -> M
             if a and (pair.get("a"), pair.get("b")) == (a, b):
                 return pair
     return next((pair for pair in pairs if pair.get("b") == document.get("base")), None)
-
-
-def _entries(figures: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """Every figure of a predictor as (scorer.metric, entry)."""
-    for scorer, found in (figures.get("scorers") or {}).items():
-        yield from _entries_of(scorer, found)
-
-
-def _entries_of(scorer: str, found: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    for metric, entry in (found.get("metrics") or {}).items():
-        if entry:
-            yield f"{scorer}.{metric}", entry
-    if found.get(READABLE):
-        extraction = {"kind": "rate", "n": found.get("n"), **found[READABLE]}
-        yield f"{scorer}.{READABLE}", extraction
-
-
-def _metrics(figures: Mapping[str, Mapping[str, Any]], pairs: list[Mapping[str, Any]]) -> dict[str, Metric]:
-    described: dict[str, Mapping[str, Any]] = {}
-    for found in figures.values():
-        for key, entry in _entries(found):
-            described.setdefault(key, entry)
-    for pair in pairs:
-        for scorer, tests in (pair.get("metrics") or {}).items():
-            for metric, entry in tests.items():
-                described.setdefault(f"{scorer}.{metric}", entry)
-    several = len({key.split(".", 1)[0] for key in described}) > 1
-    metrics = {}
-    for key, entry in described.items():
-        scorer, metric = key.split(".", 1)
-        label = label_of(metric)
-        metrics[key] = Metric(
-            key,
-            f"{label} ({scorer.replace('_', ' ')})" if several else label,
-            entry.get("direction") == "lower",
-            entry.get("kind") in ("rate", "share"),
-            digits=_digits([e for found in figures.values() for k, e in _entries(found) if k == key]),
-        )
-    return metrics
-
-
-def _digits(entries: list[Mapping[str, Any]]) -> int:
-    """Places after the point that tell the figures of one metric apart."""
-    size = max((abs(e["estimate"]) for e in entries if is_number(e.get("estimate"))), default=1.0)
-    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 0.1 else 4
 
 
 def _predictors(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from vlm_pipeline.reporting.view import Comparison
 
@@ -19,7 +20,10 @@ class Answer:
     extracted_number: float | None = None
     unit: str = ""
     rule: str = ""
-    span: tuple[int, int] | None = None
+    span: tuple[int, int] | None = None  # what was read
+    flagged: tuple[
+        tuple[int, int], ...
+    ] = ()  # what a person should look at, such as numbers that no page bears out
     failure: str = ""
     reason: str = ""  # the deciding scorer's notes, then a line for each other scorer that noted something
     reward: float | None = None
@@ -36,6 +40,19 @@ class Answer:
         if self.error:
             return "error"
         return "unscored" if self.correct is None else "right" if self.correct else "wrong"
+
+    def marks(self, cut: int | None = None) -> list[tuple[int, int, str]]:
+        """Pieces of the text that are marked, in order and not overlapping: "read", "flagged", or "read flagged"."""
+        end = len(self.text) if cut is None else min(cut, len(self.text))
+        spans = [("read", self.span)] * bool(self.span) + [("flagged", span) for span in self.flagged]
+        spans = [(kind, span) for kind, span in spans if 0 <= span[0] < span[1] <= end]
+        edges = sorted({edge for _, span in spans for edge in span})
+        pieces = []
+        for start, stop in pairwise(edges):
+            kinds = dict.fromkeys(kind for kind, span in spans if span[0] <= start and stop <= span[1])
+            if kinds:
+                pieces.append((start, stop, " ".join(kinds)))
+        return pieces
 
 
 @dataclass(slots=True)

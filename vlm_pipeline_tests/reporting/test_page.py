@@ -7,6 +7,7 @@ from urllib.parse import unquote
 from vlm_pipeline.reporting import BuiltReport, ReportInputs
 from vlm_pipeline.reporting.cells import excerpt, tidy
 from vlm_pipeline.reporting.reading import read_comparison
+from vlm_pipeline.reporting.rows import Answer
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.reporting.synthetic import HOSTILE
 
@@ -95,10 +96,21 @@ def test_every_figure_on_the_page_has_a_table_beside_it(page: str, built: BuiltR
 
 def test_excerpt_marks_what_was_read_and_leaves_out_the_rest() -> None:
     text = "a" * 2000 + "42" + "b" * 2000
-    pieces = excerpt(text, (2000, 2002))
-    assert [marked for _, marked in pieces] == [False, True, False]
-    assert pieces[1][0] == "42" and pieces[0][0].startswith("… ") and pieces[2][0].endswith(" …")
-    assert excerpt("plain", None) == [("plain", False)] and excerpt("", None) == []
+    pieces = excerpt(Answer(text, span=(2000, 2002)))
+    assert [kind for _, kind in pieces] == ["", "", "read", "", ""]
+    assert pieces[2][0] == "42" and pieces[0][0] == "… " and pieces[-1][0] == " …"
+    assert 900 <= sum(len(piece) for piece, _ in pieces) <= 1100
+    assert excerpt(Answer("plain")) == [("plain", "")] and excerpt(Answer("")) == []
+
+
+def test_numbers_that_nothing_bears_out_are_marked_apart_from_what_was_read() -> None:
+    text = "48 Nm, then 90 deg; not 77"
+    answer = Answer(text, span=(0, 5), flagged=((12, 18), (0, 2), (24, 26), (24, 99), (3, 3)))
+    assert [(text[a:b], kind) for a, b, kind in answer.marks()] == [
+        ("48", "read flagged"), (" Nm", "read"), ("90 deg", "flagged"), ("77", "flagged"),
+    ]  # fmt: skip
+    assert "".join(piece for piece, _ in excerpt(answer)) == text
+    assert [kind for _, _, kind in answer.marks(cut=10)] == ["read flagged", "read"]
 
 
 def test_rows_of_a_weak_section_are_shown_with_picture_and_answers(page: str) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vlm_pipeline.reporting import ReportInputs
-from vlm_pipeline.reporting.payload import page_data, script_json
+from vlm_pipeline.reporting.payload import KINDS, page_data, script_json
 from vlm_pipeline.reporting.reading import read_comparison
 from vlm_pipeline.reporting.rows import Answer, Row
 from vlm_pipeline.reporting.thumbnails import Thumbnails
@@ -33,9 +33,9 @@ def test_spans_count_utf16_units_as_the_browser_does(inputs: ReportInputs) -> No
         "42 Nm",
         answers={"base": Answer(text, True, span=(start, start + 2))},
     )
-    answers = _data(inputs, [row])["answers"][0]
+    ((left, right, kind),) = _data(inputs, [row])["answers"][0]["m"][0]
     units = text.encode("utf-16-le")
-    assert units[2 * answers["a"][0] : 2 * answers["b"][0]].decode("utf-16-le") == "42"
+    assert units[2 * left : 2 * right].decode("utf-16-le") == "42" and KINDS[kind] == "read"
 
 
 def _bytes(data: dict) -> int:

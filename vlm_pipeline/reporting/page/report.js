@@ -3,7 +3,7 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const PAGE = 25, LONG = 4000;
-  const OUTCOMES = ["right", "wrong", "unscored", "error"];
+  const OUTCOMES = ["right", "wrong", "unscored", "error"], KINDS = ["read", "flagged", "read flagged"];
   const make = (tag, className, text) => {
     const node = document.createElement(tag);
     if (className) node.className = className;
@@ -113,16 +113,18 @@
     image.src = thumbs[index]; image.alt = `Image of row ${columns.id[row]}`; image.decoding = "async";
     return image;
   }
-  function marked(text, start, end, limit) {
+  function marked(text, marks, limit) {
     const node = make("p", text ? "text" : "text empty");
     node.dir = "auto";
     if (!text) { node.textContent = "(empty answer)"; return node; }
-    const cut = limit && text.length > limit ? Math.max(limit, end) : text.length;
-    if (start >= 0) node.append(text.slice(0, start), make("mark", "", text.slice(start, end)), text.slice(end, cut)); else node.append(text.slice(0, cut));
+    const cut = limit && text.length > limit ? Math.max(limit, ...marks.map((m) => m[1])) : text.length;
+    let at = 0;
+    for (const [start, end, kind] of marks) { node.append(text.slice(at, start), make("mark", KINDS[kind], text.slice(start, end))); at = end; }
+    node.append(text.slice(at, cut));
     if (cut < text.length) {
       const more = make("button", "", `Show all ${number.format(text.length)} characters`);
       more.type = "button";
-      more.addEventListener("click", () => node.replaceWith(marked(text, start, end, 0)));
+      more.addEventListener("click", () => node.replaceWith(marked(text, marks, 0)));
       node.append("… ", more);
     }
     return node;
@@ -161,7 +163,7 @@
       if (predictor.standIn) title.append(make("span", "tag stand-in", predictor.standIn));
       box.append(title);
       if (a.t[row] === -2) box.append(make("p", "text empty", "No prediction for this row.")); else {
-        box.append(marked(textOf(a.t[row]), a.a[row], a.b[row], LONG));
+        box.append(marked(textOf(a.t[row]), a.m[row] || [], LONG));
         const list = make("dl");
         if (a.cut[row]) fact(list, "Cut", `the page holds the start of ${number.format(a.cut[row])} characters; rows.parquet holds all`);
         fact(list, "Read as", textOf(a.x[row])); fact(list, "Rule", textOf(a.r[row])); fact(list, metric.label, metric.percent && (a.s[row] === 0 || a.s[row] === 1) ? (a.s[row] ? "yes" : "no") : a.s[row]);
