@@ -83,7 +83,7 @@ def ui_pictures(driver: Any, address: str, task: str, out: Path) -> list[Path]:
     url = f"{address}/assets/{task}/comparison?view=lineage&lineageScope=neighbors"
     open_page(driver, url, (1400, 620), "foreignObject")
     made.append(shoot(driver, out / "neighbours.png"))
-    open_page(driver, f"{address}/assets/{task}/comparison", (1400, 1500), "table")
+    open_page(driver, f"{address}/assets/{task}/comparison", (1400, 1240), "table")
     return [*made, shoot(driver, out / "asset.png")]
 
 
@@ -127,7 +127,10 @@ def settle(driver: Any, still_s: float = 2.0, patience_s: float = 40.0) -> None:
 
 def shoot(driver: Any, target: Path) -> Path:
     driver.save_screenshot(str(target))
-    Image.open(target).convert("RGB").quantize(128).save(target, optimize=True)
+    small = (
+        Image.open(target).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    )
+    small.save(target, optimize=True)
     return target
 
 

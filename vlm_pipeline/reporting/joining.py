@@ -121,7 +121,7 @@ def _score_index(source: Any, view: Comparison) -> dict[str, dict[str, dict[str,
         if samples and samples[position] not in (None, 0):
             continue
         scorer = scorers[position]
-        told = {"kind", "headline", "flagged", *_SAID}
+        told = {"kind", "headline", "status", "flagged", *_SAID}
         if "kind" in table and table["kind"][position] in NUMERIC:
             told |= {"values", "extracted", "gold"}
         names = table if scorer == deciding else table.keys() & told
@@ -150,8 +150,12 @@ def _apply_scores(answer: Answer, scores: Mapping[str, Mapping[str, Any]], view:
         answer.expected_number, answer.extracted_number, answer.unit = numbers_of(numeric)
     flagged = dict.fromkeys(tuple(span) for score in scores.values() for span in score.get("flagged") or ())
     answer.flagged = tuple(flagged)
-    others = [(name, score) for name, score in scores.items() if name != deciding]
-    notes = [answer.reason, *(_labelled(name, score) for name, score in others)]
+    notes = [answer.reason]
+    for name, score in scores.items():
+        if (
+            name != deciding and score.get("status") != "gold_error"
+        ):  # it has nothing to do with rows of this kind
+            notes.append(_labelled(name, score, known=answer.reason))
     answer.reason = "\n".join(note for note in notes if note)
 
 
@@ -171,7 +175,7 @@ def _apply_score(answer: Answer, score: Mapping[str, Any], view: Comparison) -> 
     if span and len(span) == 2 and 0 <= span[0] < span[1] <= len(answer.text):
         answer.span = (int(span[0]), int(span[1]))
     answer.failure = _text(score.get("failure"))
-    answer.reason = _said(score)
+    answer.reason = "; ".join(_notes(score))
     answer.reward = _number(values.get("reward"))
 
 
@@ -185,17 +189,18 @@ def numbers_of(score: Mapping[str, Any]) -> tuple[float | None, float | None, st
     return _number(values["expected"]), _number(values.get("value")), unit
 
 
-def _labelled(scorer: str, score: Mapping[str, Any]) -> str:
-    """`faithfulness 0.40: the page shows no torque`; nothing where a scorer only gave its figure."""
-    said = _said(score)
+def _labelled(scorer: str, score: Mapping[str, Any], known: str) -> str:
+    """`faithfulness 0.40: the page shows no torque`; nothing where a scorer gave a figure only, or what is known."""
+    said = "; ".join(note for note in _notes(score) if note not in known)
     headline = score.get("headline")
     figure = f" {headline:.2f}" if score.get("kind") == "judge" and is_number(headline) else ""
     return f"{scorer.replace('_', ' ')}{figure}: {said}" if said else ""
 
 
-def _said(score: Mapping[str, Any]) -> str:
+def _notes(score: Mapping[str, Any]) -> list[str]:
     """What a scorer noted about a row: a judge's reasons, notes, why there is no score."""
-    return "; ".join(text for name in _SAID if (text := _text(score.get(name))))
+    found = [_text(score.get("reason")), *map(_text, score.get("notes") or ()), _text(score.get("detail"))]
+    return [note for note in found if note]
 
 
 def _json(text: str) -> Any:

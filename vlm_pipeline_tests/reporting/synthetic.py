@@ -27,6 +27,7 @@ PREDICTORS = (
     {"name": "seventh", "label": "Seventh", "kind": "openai_compatible"},
     {"name": "eighth", "label": "Eighth", "kind": "transformers"},
 )
+UNITS = ("Nm", "mm", "L", "deg")
 SKILL = {
     "base": 0.12,
     "tuned": 0.66,
@@ -224,9 +225,11 @@ def make_inputs(
     deciding: tuple[str, str] | None = None,
     sections: Sequence[str] = SECTIONS,
     labels: Sequence[str] = (),
+    units: bool = False,
     **extra: Any,
 ) -> ReportInputs:
-    """Inputs of a report. `reward`: every score has one; `deciding`: the two that the decision is about."""
+    """Inputs of a report. `reward`: every score has one; `deciding`: the two that the decision is about; `units`: each
+    section has its own, and scores hold both numbers as the quantity scorer writes them."""
     rows = make_rows(folder / "images", count, pages, score=score, sections=sections)
     chosen = [{**one, "label": label} for one, label in zip(PREDICTORS, labels, strict=False)] or PREDICTORS
     chosen = list(chosen[:predictors])
@@ -235,6 +238,11 @@ def make_inputs(
         predictions[entry["name"]], scores[entry["name"]] = make_answers(
             rows, entry["name"], score=score, hostile=hostile
         )
+        if units:
+            for one in scores[entry["name"]]:
+                of_section = UNITS[list(sections).index(one["section"]) % len(UNITS)]
+                one["values"] = {**one["values"], "value": one["extracted"], "expected": one["gold"]}
+                one["gold"] = f"{one['gold']:g} {of_section}"
         if reward:
             for one in scores[entry["name"]]:
                 one["values"] = {**one["values"], "reward": 10.0 - 2 * (one["headline"] or 0.0)}

@@ -37,7 +37,7 @@ KINDS = {
         "count": 60,
         "pages": 12,
     },  # and what changed since
-    "long names": {"predictors": 8, "count": 240, "pages": 120, **LONG_NAMES},
+    "long names": {"predictors": 8, "count": 240, "pages": 120, "units": True, **LONG_NAMES},
 }
 
 

@@ -155,7 +155,7 @@ def test_numbers_of_several_units_share_no_axis(view: Comparison) -> None:
         ("Nm", "Tiny base", 2), ("Nm", "Tuned adapter", 2), ("mm", "Tiny base", 1), ("mm", "Tuned adapter", 1),
     ]  # fmt: skip
     errors = numeric.error_distribution(by_unit, view.measured)
-    assert errors is not None and "% of the expected value" in errors.table.caption
+    assert errors is not None and "% of expected" in errors.table.caption
     signed = {
         row[0]: dict(zip(errors.table.columns, row, strict=True))
         for row in errors.table.rows

@@ -102,7 +102,19 @@ def test_reasons_of_judges_stand_beside_the_answer_with_their_names(inputs: Repo
     first = inputs.scores["tuned"][0]
     blank = {"values": {}, "extracted": None, "gold": None, "span": None, "rule": "judged", "detail": None}
     judge = {**first, **blank, "kind": "judge", "status": "scored", "primary": "score", "failure": None}
+    nothing = {
+        **judge,
+        **blank,
+        "scorer": "quantity_too",
+        "kind": "quantity",
+        "status": "gold_error",
+        "headline": None,
+        "notes": [],
+        "detail": "no number in the gold answer",
+    }
     judged = [
+        nothing,
+        {**judge, "scorer": "text_too", "kind": "text", "headline": 0.0, "notes": first["notes"]},
         {**judge, "scorer": "faithfulness", "headline": 0.4, "notes": ["the page shows no torque"]},
         {**judge, "scorer": "answer_relevancy", "headline": 0.9, "notes": []},
         {**judge, "scorer": "faithfulness", "headline": 0.1, "notes": ["another sample"], "sample": 1},

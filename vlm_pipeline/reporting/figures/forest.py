@@ -146,8 +146,9 @@ def _forest(name: str, title: str, lines: list[_Line], metric: Metric, base: str
 def _narrow(name: str, title: str, lines: list[_Line], metric: Metric) -> str:
     """The same lines as SVG for a narrow screen: groups as headings, a name above each line, its numbers below."""
     heads, positions, y = [], [], 0.0
+    several = len({line.label for line in lines}) > 1  # else the group is the line's name
     for index, line in enumerate(lines):
-        if index == 0 or line.group != lines[index - 1].group:
+        if several and (index == 0 or line.group != lines[index - 1].group):
             heads.append((y, line.group))
             y += 0.5
         positions.append(y + 0.5)
@@ -172,7 +173,8 @@ def _narrow(name: str, title: str, lines: list[_Line], metric: Metric) -> str:
         for line, position in zip(lines, positions, strict=True):
             _draw(axes, line, position, metric)
             d, weight = line.difference, "bold" if line.summary else "normal"
-            write(0.02, position, shorten(line.label, 46), -0.19, color=INK, fontweight=weight)
+            named = line.label if several else line.group
+            write(0.02, position, shorten(named, 46), -0.19, color=INK, fontweight=weight)
             interval = line.metric.interval(d.low, d.high, signs=True)
             write(
                 0.02,

@@ -43,7 +43,9 @@ def predicted_expected(by_unit: Mapping[str, Pairs], predictors: Sequence[Predic
     rows: list[tuple[Any, ...]] = []
     jittered = False
     with drawing(
-        "predicted", 7.6, (3.1 if across > 1 else 3.6) * -(-len(places) // across) + 0.3 * several
+        "predicted",
+        7.6,
+        (3.1 if across > 1 else 3.6) * -(-len(places) // across) + (0.25 * -(-len(shown) // 3)) * several,
     ) as canvas:
         every = panels(canvas, len(places), across, sharex=not several, sharey=not several)
         for axes, (unit, drawn) in zip(every, places, strict=True):
@@ -100,7 +102,7 @@ def error_distribution(by_unit: Mapping[str, Pairs], predictors: Sequence[Predic
     shown = [p for p in predictors if p.name in errors]
     if not shown:
         return None
-    unit = "% of the expected value" if relative else next(iter(by_unit))
+    unit = "% of expected" if relative else next(iter(by_unit))
     suffix = f" ({unit})" if unit else ""
     everything = np.concatenate([errors[p.name] for p in shown])
     edges = _edges(everything)
@@ -228,7 +230,7 @@ def _legend(canvas: Any, every: Sequence[Any], shown: Sequence[Predictor]) -> No
         )
         for p in shown
     ]
-    canvas.legend(handles=marks, loc="outside upper left", ncols=min(4, len(marks)))
+    canvas.legend(handles=marks, loc="outside upper left", ncols=min(3, len(marks)))
 
 
 def _errors(by_unit: Mapping[str, Pairs], relative: bool) -> dict[str, np.ndarray]:

@@ -55,9 +55,7 @@ def style_sheet() -> str:
         f".f-{name} {{fill:var(--{name})}} .s-{name} {{stroke:var(--{name})}}\n" for name in CLASSES.values()
     )
     edges = "".join(
-        f".b-{name} {{border-top-color:var(--{name})}}\n"
-        for name in COLOURS
-        if name[0] == "p" and name[1:].isdigit()
+        f".b-{name} {{--edge:var(--{name})}}\n" for name in COLOURS if name[0] == "p" and name[1:].isdigit()
     )
     return f""":root {{color-scheme:light;{light}}}
 @supports (color:light-dark(#000,#fff)) {{
