@@ -15,6 +15,7 @@ from vlm_pipeline.examples.example import Example
 from vlm_pipeline.examples.overlay import overlay_files, overlay_version, write_layer
 from vlm_pipeline.examples.raw import read_raw
 from vlm_pipeline.manifest import Artifact, code_version, make_once, read_manifest, require
+from vlm_pipeline.progress import Progress
 from vlm_pipeline.regeneration.costs import ahead, charged, of_rounds, spent
 from vlm_pipeline.regeneration.few_shot import choose_shots, write_shots
 from vlm_pipeline.regeneration.making import SectionRows, as_layer, known_facts, make_rows, preview
@@ -247,7 +248,7 @@ def _make_sections(
     held_out = HeldOut.of(all_rows(task, store))
     processor = load_processor(task.base_model_path, task.revision, task.image)
     made = []
-    for request in wanted:
+    for request in Progress(log, quiet=True).over("sections made", wanted, len(wanted)):
         rows = list(read_raw(store.section("raw", request["section"])))
         log(
             f"{request['section']}: {request['train_rows']} train rows of {request['pages']} pages go to {teacher.name}"

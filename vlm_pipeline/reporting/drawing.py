@@ -13,6 +13,8 @@ from vlm_pipeline.reporting.numbers import numbers_of_rows, pairs_by_unit, rewar
 from vlm_pipeline.reporting.rows import Row
 from vlm_pipeline.reporting.view import Comparison
 
+POINTS = "points"  # the unit of scores on a scale
+
 
 def draw_figures(
     inputs: ReportInputs,
@@ -21,14 +23,15 @@ def draw_figures(
     log: Callable[[str], None] = lambda message: None,
 ) -> list[Figure]:
     """In the order of the page."""
-    pairs, scale = pairs_by_unit(numbers_of_rows(rows)), whole_scale(inputs.task.get("scorers") or ())
+    scale = whole_scale(inputs.task.get("scorers") or ())
+    pairs = pairs_by_unit(numbers_of_rows(rows), POINTS if scale else "")
     drawings: list[Callable[[], Figure | None]] = [
         lambda: forest.headline_forest(view),
         lambda: forest.metrics_forest(view),
         lambda: training.training_curve(inputs.adapter),
         lambda: training.loop_history(inputs.rounds, view),
         lambda: numeric.predicted_expected(pairs, view.measured),
-        lambda: heat.confusion(pairs.get("", {}), view.measured, *scale) if scale else None,
+        lambda: heat.confusion(pairs.get(POINTS, {}), view.measured, *scale) if scale else None,
         lambda: numeric.error_distribution(pairs, view.measured),
         lambda: numeric.reward_distribution(rewards(rows, view.measured), view.measured),
         lambda: heat.section_heatmap(view),

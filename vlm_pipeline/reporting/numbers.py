@@ -11,13 +11,14 @@ Pairs = dict[str, list[tuple[float, float]]]  # predictor name -> (expected, pre
 
 
 def pairs_by_unit(
-    numbers: Iterable[tuple[str, float | None, float | None, str]],
+    numbers: Iterable[tuple[str, float | None, float | None, str]], bare: str = ""
 ) -> dict[str, Pairs]:
-    """From (predictor, expected, read, unit), where both are known: units by how often they occur, "" for none."""
+    """From (predictor, expected, read, unit), where both are known: units by how often they occur; `bare`: that of numbers
+    without one."""
     found: dict[str, Pairs] = {}
     for name, expected, read, unit in numbers:
         if expected is not None and read is not None:
-            found.setdefault(unit, {}).setdefault(name, []).append((expected, read))
+            found.setdefault(unit or bare, {}).setdefault(name, []).append((expected, read))
     sizes = {unit: sum(map(len, pairs.values())) for unit, pairs in found.items()}
     return {unit: found[unit] for unit in sorted(found, key=lambda unit: (-sizes[unit], unit))}
 

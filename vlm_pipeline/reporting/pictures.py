@@ -42,7 +42,7 @@ def metric_pictures(
     task: Task, name: str, result: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """How one predictor answers the test rows: predicted against expected, confusion, errors, kinds of failure."""
-    from vlm_pipeline.reporting.drawing import whole_scale
+    from vlm_pipeline.reporting.drawing import POINTS, whole_scale
     from vlm_pipeline.reporting.figures import heat, numeric
     from vlm_pipeline.reporting.joining import NUMERIC, numbers_of
     from vlm_pipeline.reporting.numbers import pairs_by_unit
@@ -57,12 +57,12 @@ def metric_pictures(
     tested = [
         row for row in scores if row["scorer"] == deciding and row["split"] == "test" and not row["sample"]
     ]
-    pairs = pairs_by_unit((name, *numbers_of(row)) for row in tested)
     scale = whole_scale(task.model_dump(mode="json")["scorers"])
+    pairs = pairs_by_unit(((name, *numbers_of(row)) for row in tested), POINTS if scale else "")
     return _metadata(
         {
             "predicted_against_expected": numeric.predicted_expected(pairs, shown),
-            "confusion": heat.confusion(pairs.get("", {}), shown, *scale) if scale else None,
+            "confusion": heat.confusion(pairs.get(POINTS, {}), shown, *scale) if scale else None,
             "errors": numeric.error_distribution(pairs, shown),
             "failures": heat.failure_kinds(shown),
         }

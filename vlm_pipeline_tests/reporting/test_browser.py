@@ -284,6 +284,8 @@ def test_every_axis_of_a_figure_says_what_it_shows(browser: Any, any_report: Bui
         if name in figures:
             text = browser.find_element(CSS, f"#figure-{name} svg").get_property("textContent")
             assert label in text, name
+            if name in ("predicted", "errors") and "confusion" in figures:
+                assert "(points)" in text, "scores on a scale have a unit"
 
 
 def test_tables_of_costs_and_differences_are_not_cut(browser: Any, any_report: BuiltReport) -> None:

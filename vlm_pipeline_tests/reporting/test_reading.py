@@ -5,7 +5,11 @@ from dataclasses import replace
 import pytest
 
 from vlm_pipeline.reporting import ReportInputs
+from vlm_pipeline.reporting.cells import tiles
+from vlm_pipeline.reporting.joining import join_rows
 from vlm_pipeline.reporting.reading import read_comparison, status_of
+from vlm_pipeline.reporting.rows import largest_changes
+from vlm_pipeline_tests.reporting.synthetic import make_inputs
 
 
 def test_base_comes_first_and_predictors_without_answers_keep_their_reason(inputs: ReportInputs) -> None:
@@ -58,6 +62,39 @@ def test_a_comparison_without_pairs_is_shown_as_not_decided(inputs: ReportInputs
 def test_a_comparison_without_base_is_refused() -> None:
     with pytest.raises(ValueError, match="names no base"):
         read_comparison(ReportInputs(comparison={"split": "test"}))
+
+
+def test_a_decision_about_two_others_is_shown_with_their_figures(tmp_path) -> None:
+    inputs = make_inputs(tmp_path, count=60, pages=12, predictors=3, deciding=("hosted", "tuned"))
+    view = read_comparison(inputs)
+    assert (view.candidate.name, view.reference.name, view.baseline) == ("hosted", "tuned", "base")
+    asked = next(pair for pair in inputs.comparison["pairs"] if (pair["a"], pair["b"]) == ("hosted", "tuned"))
+    reference, candidate, difference = tiles(view)
+    assert reference["what"].startswith("Tuned adapter") and candidate["what"].startswith("Hosted model")
+    assert reference["value"] == view.headline.value(asked["headline"]["b"])
+    assert candidate["value"] == view.headline.value(asked["headline"]["a"])
+    assert difference["value"].startswith(view.headline.difference(asked["headline"]["difference"]))
+    better, worse = largest_changes(join_rows(inputs, view), view)
+    for change in better:
+        assert change.row.answers["hosted"].score > change.row.answers["tuned"].score
+    assert worse
+
+
+def test_figures_of_the_decision_are_of_the_same_rows(tmp_path) -> None:
+    """A base that is read on some rows only: its figure beside the difference is of the rows that both have one for."""
+    view = read_comparison(make_inputs(tmp_path, count=120, pages=24, score=True, predictors=2))
+    paired = view.decision.difference
+    assert paired is not None and paired.left_out > 0
+    reference, candidate, difference = tiles(view)
+    assert (
+        f"on the {paired.n} of {paired.n + paired.left_out} rows that have a figure for both"
+        in difference["what"]
+    )
+    of_candidate, of_reference = paired.sides
+    assert (reference["value"], candidate["value"]) == tuple(
+        map(view.headline.value, (of_reference.value, of_candidate.value))
+    )
+    assert abs(of_candidate.value - of_reference.value - paired.value) < 1e-9
 
 
 def test_status_lines() -> None:
