@@ -227,6 +227,10 @@ def _describe(result: dict[str, Any]) -> dict[str, Any]:
     if result.get("probes"):
         metadata["probes_passed"] = result["probes"]["n_passed"]
         metadata["probes"] = result["probes"]["sentence"]
+    for name, summary in result.get("external", {}).items():
+        metadata[name] = summary["status"]
+        if cost := summary.get("usage", {}).get("cost_usd"):
+            metadata[f"{name}_cost_usd"] = float(cost)
     test = result["splits"].get("test") or next(iter(result["splits"].values()), None)
     if test:
         metadata["figures"] = {"table": _figures_table(test)}

@@ -110,8 +110,9 @@ def test_other_labels_of_people_calibrate_again(world: Measured, judge, monkeypa
 def test_a_judged_metric_that_is_asked_for_without_a_judge_is_not_run(world: Measured) -> None:
     assert "judging" not in world.measure()[1]["external"]
     world.more = yaml.safe_dump({"judging": {"metrics": [{"kind": "relevancy"}]}})
-    _, found = world.measure()
+    made, found = world.measure()
     assert found["external"]["judging"]["status"] == "not run: no judge is configured"
+    assert made.metadata["judging"] == "not run: no judge is configured"
 
 
 def test_a_tool_server_that_was_down_is_asked_by_the_next_run(world: Measured, tmp_path: Path) -> None:
