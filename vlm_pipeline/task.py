@@ -147,6 +147,17 @@ class Task(Settings):
         _must_differ("scorer", [*own, *judged, *(scorer.name for scorer in self.mcp_scorers)])
         return self
 
+    @model_validator(mode="after")
+    def _something_to_go_on_from(self) -> Task:
+        if self.training.from_adapter is None:
+            for number, predictor in enumerate(self.predictors):
+                if getattr(predictor, "adapter", None) == "continued":
+                    raise ValueError(
+                        f"predictors.{number} has adapter: continued, and training.from_adapter does not say what it goes "
+                        "on from; set it to promoted, previous or an adapter's id"
+                    )
+        return self
+
     @property
     def root(self) -> Path:
         return self._root

@@ -22,7 +22,7 @@ from vlm_pipeline.settings.predictors import (
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.record import adapter_version, read_record
-from vlm_pipeline.training.stage import base_identity, current_adapter
+from vlm_pipeline.training.stage import ADAPTER_ASSETS, base_identity, current_adapter
 
 Payload = Callable[[dict[str, Any]], dict[str, Any]]
 EVALUATED = ("val", "test")
@@ -66,8 +66,8 @@ def make_predictions(
         inputs["base"] = base_identity(task, store)
         if pattern := answer_pattern(predictor, task.scorers[0]):
             inputs["pattern"] = content_hash(pattern)
-        if predictor.adapter == "trained":
-            inputs |= require(adapters, ["adapter"], "Materialize the adapter.")
+        if predictor.adapter in ADAPTER_ASSETS:
+            inputs |= require(adapters, [ADAPTER_ASSETS[predictor.adapter]], "Materialize the adapter.")
         elif predictor.adapter:
             record = read_record(adapters.path("adapters", predictor.adapter), verify_files=False)
             inputs["adapter"] = adapter_version(record)
@@ -127,7 +127,7 @@ def unavailable(
     if not picked:
         return "not run: not picked in this run"
     if isinstance(predictor, TransformersPredictor):
-        named = predictor.adapter not in (None, "trained")
+        named = predictor.adapter not in (None, *ADAPTER_ASSETS)
         folder = adapter_folder(adapters or store, predictor) if named else None
         try:
             answer_pattern(predictor, task.scorers[0])
@@ -225,7 +225,7 @@ def adapter_folder(store: TaskStore, predictor: Any) -> str | None:
     adapter = getattr(predictor, "adapter", None)
     if adapter is None:
         return None
-    name = current_adapter(store) if adapter == "trained" else adapter
+    name = current_adapter(store, adapter) if adapter in ADAPTER_ASSETS else adapter
     return str(store.path("adapters", name or "missing"))
 
 

@@ -16,6 +16,7 @@ from vlm_pipeline.orchestration.runs import ATTEMPTS, TASK_TAG
 from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import content_hash
 from vlm_pipeline.task import Task
+from vlm_pipeline.training.stage import ADAPTER_ASSETS
 
 
 class OutOfDate(dg.AutomationCondition):
@@ -112,7 +113,7 @@ def _left_out(task: Task) -> set[dg.AssetKey]:
     left_out = (
         set()
         if task.automation.train
-        else {dg.AssetKey([task.name, "plan"]), dg.AssetKey([task.name, "adapter"])}
+        else {dg.AssetKey([task.name, name]) for name in ("plan", *ADAPTER_ASSETS.values())}
     )
     if not task.automation.hosted:
         for predictor in task.predictors:

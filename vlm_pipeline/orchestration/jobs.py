@@ -7,6 +7,7 @@ import dagster as dg
 from vlm_pipeline.orchestration.assets.regeneration import NEW_ROUND_TAG
 from vlm_pipeline.orchestration.runs import TASK_TAG
 from vlm_pipeline.task import Task
+from vlm_pipeline.training.stage import ADAPTER_ASSETS
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -27,7 +28,10 @@ HABITS = {
         "Raw rows to adapter: format, verify, plan, train.",
     ),
     "evaluate": (
-        ("openai_jsonl", "training_set", "plan", "adapter", "openai_finetune", "promoted_adapter"),
+        (
+            *("openai_jsonl", "training_set", "plan", *ADAPTER_ASSETS.values()),
+            *("openai_finetune", "promoted_adapter"),
+        ),
         "Predict, measure and compare with the adapter there is; nothing is trained.",
     ),
 }

@@ -33,7 +33,7 @@ from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import TaskStore, read_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.record import AdapterError, adapter_version, read_record
-from vlm_pipeline.training.stage import base_identity, current_adapter
+from vlm_pipeline.training.stage import ADAPTER_ASSETS, base_identity, current_adapter
 
 Log = Callable[[str], None]
 
@@ -80,10 +80,10 @@ def make_promotion(
 def candidate(task: Task, store: TaskStore) -> tuple[TransformersPredictor | None, str]:
     """The predictor that may be promoted, with the id of its adapter; or None and why there is none."""
     wanted = task.promotion.adapter
-    if wanted == "trained":
-        name, adapter_id = tuned_name(task), current_adapter(store)
+    if wanted in ADAPTER_ASSETS:
+        name, adapter_id = tuned_name(task, wanted), current_adapter(store, wanted)
         if name is None:
-            return None, "no predictor of the task uses the trained adapter (adapter: trained)"
+            return None, f"no predictor of the task uses the {wanted} adapter (adapter: {wanted})"
         if adapter_id is None:
             return None, "no adapter has been trained yet"
         settings = next(one for one in task.predictors if one.name == name)
@@ -222,8 +222,9 @@ def _stale(facts: _Facts) -> list[str]:
         looked(f"metrics/{name}", f"predictions/{name}", data_version(store, f"predictions/{name}"))
         if facts.in_comparison:
             looked("comparison", f"metrics/{name}", data_version(store, f"metrics/{name}"))
-    if facts.name == tuned_name(task):
-        looked(f"predictions/{facts.name}", "adapter", data_version(store, "adapter"))
+    for kind, artifact in ADAPTER_ASSETS.items():
+        if facts.name == tuned_name(task, kind):
+            looked(f"predictions/{facts.name}", artifact, data_version(store, artifact))
     return found
 
 

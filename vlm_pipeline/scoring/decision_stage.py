@@ -66,9 +66,9 @@ def make_comparison(
     return make_once(store, "comparison", inputs, make, log)
 
 
-def tuned_name(task: Task) -> str | None:
+def tuned_name(task: Task, adapter: str = "trained") -> str | None:
     """The predictor that the task is about: the first one that uses the trained adapter, and answers freely."""
-    return next((p.name for p in task.predictors if _adapter(p) == "trained" and not p.constrained), None)
+    return next((p.name for p in task.predictors if _adapter(p) == adapter and not p.constrained), None)
 
 
 def held_twins(task: Task) -> dict[str, str]:

@@ -15,7 +15,9 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 class PromotionSettings(Settings):
     """The checklist's choices. Every check that applies must pass; there is no switch to leave one out."""
 
-    adapter: str = "trained"  # "trained": what the task's adapter asset holds; or the id of a candidate
+    adapter: str = (
+        "trained"  # "trained" or "continued": what that adapter asset holds; or the id of a candidate
+    )
     sign_off: bool = False  # a person must agree: `python -m vlm_pipeline sign-off TASK ADAPTER --by NAME`
     probes: Literal["pass", "demonstrate"] = "pass"  # demonstrate: the whole interval must lie above the bar
     judge_agreement: float = Field(

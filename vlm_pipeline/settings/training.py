@@ -54,7 +54,9 @@ class TrainingSettings(Settings):
     gate_patience: int = Field(5, gt=0)  # evaluations without a better task score before stopping
     seed: int = 0
     workers: int = Field(2, ge=0)
-    from_adapter: str | None = None  # continue from this adapter id (or "promoted")
+    # Go on from an adapter: "promoted", "previous" (what the asset held before), or an id. A predictor with
+    # `adapter: continued` trains both ways: its adapter goes on, that of `adapter: trained` starts fresh.
+    from_adapter: str | None = None
     replay: float = Field(
         1.0, ge=0, le=1
     )  # with from_adapter: share of the rows of unchanged sections trained again

@@ -47,8 +47,9 @@ from vlm_pipeline.training.plan import (
 )
 from vlm_pipeline.training.preflight import check_device, check_formatting, check_start
 from vlm_pipeline.training.progress import Progress, adapter_tensors, restore, snapshot
+from vlm_pipeline.training.record import read_record
 from vlm_pipeline.training.request import JobSettings, TrainingRequest
-from vlm_pipeline.training.rows import Rows, check_rows, read_rows, replay_rows
+from vlm_pipeline.training.rows import Rows, changed_sections, check_rows, read_rows, replay_rows
 from vlm_pipeline.training.shortcuts import fuse_norms
 from vlm_pipeline.training.step import Gradients
 from vlm_pipeline.training.throughput import Throughput
@@ -107,9 +108,19 @@ class Training:
             say(f"resumed from the checkpoint of step {found.step}")
 
     def _read_training_rows(self) -> Rows:
+        """All train rows; going on from an adapter, those of changed sections and a share of the others."""
         rows = read_rows(self.request.formatted, "train")
-        if self.request.from_adapter and self.request.changed_sections is not None:
-            rows = replay_rows(rows, self.request.changed_sections, self.settings.replay, self.settings.seed)
+        self.section_versions, self.changed = rows.section_versions(), []
+        start = self.request.from_adapter
+        if start is not None:
+            self.changed = changed_sections(read_record(start), rows)
+        if self.changed:
+            kept = replay_rows(rows, self.changed, self.settings.replay, self.settings.seed)
+            self.reporter.say(
+                f"going on from {start.name}: changed since are {', '.join(self.changed)}; {len(kept)} of {len(rows)} rows "
+                f"are trained (replay {self.settings.replay:g} of the other sections)"
+            )
+            rows = kept
         check_rows(rows)
         return rows
 

@@ -97,6 +97,29 @@ def check_fit(
         )
 
 
+def summary(record: dict[str, Any]) -> dict[str, Any]:
+    """The figures that an orchestrator shows for a finished training."""
+    speed, last = record["throughput"], record["evaluations"][-1:]
+    return {
+        "adapter_id": record.get("id", ""),
+        "steps": record["steps"],
+        "chosen_step": record["chosen_step"],
+        "training_rows": record["training_set"]["rows"],
+        "trainable_parameters": record["trainable_parameters"],
+        "final_loss": next(entry["loss"] for entry in reversed(record["loss_curve"]) if "loss" in entry),
+        **({"val_loss": last[0]["val_loss"]} if last else {}),
+        **({"val_task_score": last[0]["score"]} if last and last[0]["score"] is not None else {}),
+        "accelerator_seconds": round(speed["accelerator_seconds"], 2),
+        "tokens": speed["tokens"],
+        "tokens_per_second": round(speed["tokens_per_second"], 1),
+        "row_tokens_per_second": round(speed["row_tokens_per_second"], 1),
+        "rows_per_second": round(speed["rows_per_second"], 3),
+        "utilisation": round(speed["utilisation"], 4),
+        "peak_memory_bytes": speed["peak_memory_bytes"],
+        "cost_usd": 0.0,
+    }
+
+
 def adapter_version(record: dict[str, Any]) -> str:
     """Data version of an adapter: its weights and their scale (in its configuration), base and prompt, and no time."""
     decisive = (".safetensors", "adapter_config.json")

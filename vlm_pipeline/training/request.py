@@ -14,7 +14,7 @@ from vlm_pipeline.settings.data import ImageSettings
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline.settings.scoring import ScorerSettings
 from vlm_pipeline.settings.training import LoraSettings, QuantizationSettings, TrainingSettings
-from vlm_pipeline.store import TaskStore, content_hash, read_json
+from vlm_pipeline.store import content_hash
 from vlm_pipeline.task import load_task
 from vlm_pipeline.task_yaml import TaskFileError
 
@@ -36,6 +36,7 @@ class JobSettings(Settings):
         """Hash of what the weights depend on; how often it is logged or saved, and the budget, do not belong to it."""
         dumped = self.model_dump(mode="json", exclude={"budget"})
         for name in (
+            "from_adapter",  # the adapter itself, not how it is called, is a part of what a run is made from
             "save_steps",
             "log_steps",
             "keep_checkpoints",
@@ -62,9 +63,8 @@ class TrainingRequest(Settings):
     task: Path | None = None  # task folder; its settings are the defaults of `settings`
     settings: dict[str, Any] = {}  # fields of JobSettings; nested ones are merged into the task's
     training_set: str | None = None  # its data version, for the record
-    from_adapter: Path | None = None  # completed adapter to continue from
-    changed_sections: list[str] | None = (
-        None  # with from_adapter: sections trained in full; others by `replay`
+    from_adapter: Path | None = (
+        None  # completed adapter to go on from; `training.replay` says with which rows
     )
     device_lock: Path | None = None  # read by the payload runner
     live: Path | None = None
@@ -92,7 +92,12 @@ def parse_request(raw: dict[str, Any]) -> tuple[TrainingRequest, JobSettings]:
             ):  # a dev run's own folder: a handful of rows teaches little
                 defaults["training"]["gate_zero"] = "warn"
         job = JobSettings.model_validate(_merged(defaults, request.settings))
-        return request.model_copy(update={"from_adapter": _start_of(request, job)}), job
+        if job.training.from_adapter and request.from_adapter is None:
+            raise PayloadError(
+                f"training.from_adapter is {job.training.from_adapter!r}: name that adapter's folder in `from_adapter`, "
+                "or set it to null in the request's settings to start fresh"
+            )
+        return request, job
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
@@ -100,22 +105,6 @@ def parse_request(raw: dict[str, Any]) -> tuple[TrainingRequest, JobSettings]:
         raise PayloadError(f"the training request is not valid: {problems}") from error
     except TaskFileError as error:
         raise PayloadError(str(error)) from error
-
-
-def _start_of(request: TrainingRequest, job: JobSettings) -> Path | None:
-    """Folder of the adapter to continue from: the request's, else the one that training.from_adapter names."""
-    name = job.training.from_adapter
-    if request.from_adapter is not None or name is None:
-        return request.from_adapter
-    if request.store is None or request.store_name is None:
-        raise PayloadError(f"training.from_adapter {name!r} needs `store` and `store_name` in the request")
-    store = TaskStore(request.store_name, request.store)
-    if name == "promoted":
-        promoted = read_json(store.path("promoted.json"), default={})
-        name = promoted.get("adapter_id") or promoted.get("adapter")
-        if not name:
-            raise PayloadError("training.from_adapter is promoted, and no adapter has been promoted yet")
-    return store.path("adapters", name)
 
 
 def _merged(defaults: Any, overrides: Any) -> Any:

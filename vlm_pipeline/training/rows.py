@@ -157,11 +157,27 @@ class Rows(Sequence[Row]):
 
     def content(self) -> str:
         """Hash of what the model sees and must say, row by row and in order."""
-        if "content_hash" in self._columns:
-            return content_hash([self._columns["id"].to_pylist(), self._columns["content_hash"].to_pylist()])
-        return content_hash(
-            [[row.id, row.input_ids.tolist(), row.labels.tolist(), row.image_sha256] for row in self]
+        return content_hash(self._contents())
+
+    def section_versions(self) -> dict[str, str]:
+        """The same hash for the rows of each section."""
+        contents: dict[str, list[list[str]]] = {}
+        for section, one in zip(
+            self._columns["section"].to_pylist(), zip(*self._contents(), strict=True), strict=True
+        ):
+            contents.setdefault(section, []).append(list(one))
+        return {section: content_hash(rows) for section, rows in sorted(contents.items())}
+
+    def _contents(self) -> list[list[str]]:
+        """[ids, hashes of the content] of all rows."""
+        hashes = (
+            self._columns["content_hash"].to_pylist()
+            if "content_hash" in self._columns
+            else [
+                content_hash([row.input_ids.tolist(), row.labels.tolist(), row.image_sha256]) for row in self
+            ]
         )
+        return [self._columns["id"].to_pylist(), hashes]
 
 
 def read_rows(paths: Sequence[Path | str], split: str) -> Rows:
@@ -181,6 +197,12 @@ def read_rows(paths: Sequence[Path | str], split: str) -> Rows:
     if not tables:
         raise PayloadError("no formatted table was given")
     return Rows(pa.concat_tables(tables, promote_options="permissive"))
+
+
+def changed_sections(record: dict[str, Any], rows: Rows) -> list[str]:
+    """Sections whose train rows are not those that the adapter of this record was trained with (all, if unknown)."""
+    before = (record["training_set"] or {}).get("section_versions") or {}
+    return [name for name, version in rows.section_versions().items() if before.get(name) != version]
 
 
 def replay_rows(rows: Rows, changed_sections: Sequence[str], share: float, seed: int) -> Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.formatting.proof import require_proven
@@ -15,6 +16,9 @@ from vlm_pipeline.training import base_model
 from vlm_pipeline.training.record import adapter_version, read_record
 from vlm_pipeline.training.request import JobSettings
 from vlm_pipeline.verdict import Verdict
+
+# What a predictor's `adapter` names -> the artifact that holds it.
+ADAPTER_ASSETS = {"trained": "adapter", "continued": "continued_adapter"}
 
 Payload = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -30,10 +34,27 @@ def job_settings(task: Task) -> JobSettings:
     return JobSettings.model_validate({**dumped, "base_model": task.base_model_path})
 
 
-def current_adapter(store: TaskStore) -> str | None:
-    """Id of the adapter that this task's adapter asset holds, or None before the first training."""
-    manifest = read_manifest(store, "adapter")
+def current_adapter(store: TaskStore, kind: str = "trained") -> str | None:
+    """Id of the adapter that this task's asset of this kind holds, or None before the first training."""
+    manifest = read_manifest(store, ADAPTER_ASSETS[kind])
     return manifest["metadata"]["adapter_id"] if manifest else None
+
+
+def trains_both_ways(task: Task) -> bool:
+    """Whether a predictor compares going on from an adapter with starting fresh."""
+    return any(getattr(predictor, "adapter", None) == "continued" for predictor in task.predictors)
+
+
+def start_of(task: Task, store: TaskStore, kind: str) -> Path | None:
+    """Folder of the adapter that this kind of adapter goes on from; None: it starts fresh, or there is none yet."""
+    name = task.training.from_adapter
+    if kind == "trained" and trains_both_ways(task):
+        return None
+    if name == "promoted":
+        name = read_json(store.path("promoted.json"), default={}).get("adapter_id")
+    elif name == "previous":
+        name = current_adapter(store, kind)
+    return store.path("adapters", name) if name else None
 
 
 def make_training_plan(task: Task, store: TaskStore, log: Callable[[str], None]) -> Artifact:
@@ -96,42 +117,77 @@ def make_adapter(
     train: Payload,
     log: Callable[[str], None],
     picture: Callable[[dict[str, Any]], dict[str, Any]] = lambda record: {},
+    kind: str = "trained",
 ) -> Artifact:
     """Train the adapter of the present training set, or find it made. Returns once its record is written.
 
-    `picture` draws metadata from the adapter's record. Raises NotProvenError before the payload is asked when the rows
-    did not pass their checks, or are not those of the training set.
+    `picture` draws metadata from the adapter's record. An adapter that nothing has changed since is kept as it is, and
+    a continued one that has nothing to go on from is the fresh one. Raises NotProvenError before the payload is asked
+    when the rows did not pass their checks, or are not those of the training set.
     """
+    job, start = job_settings(task), start_of(task, store, kind)
     inputs = {
         **require(store, ["training_set"], "Materialize training_set."),
         "base": base_identity(task, store),
-        "settings": job_settings(task).training_hash(),
+        "settings": job.training_hash(),
     }
+    if start is not None:
+        inputs["start"] = adapter_version(read_record(start))
+    elif kind != "trained":
+        inputs |= require(store, ["adapter"], "Materialize adapter.")
     adapter_id = content_hash(inputs, length=12)
     folder = store.path("adapters", adapter_id)
+    tables = [store.section("formatted", section) for section in task.sections.names]
 
     def make() -> Artifact:
         require_proven(task, store, "training_set")
+        kept = _kept(task, start, tables, job)
+        if start is None and kind != "trained":
+            kept = store.path("adapters", current_adapter(store) or "missing")
+            log("there is no adapter to go on from yet: the fresh one stands for both")
+        elif kept:
+            log(f"no row and no setting has changed since {kept.name} was trained: it stays")
+        if kept:
+            return _held(kept, {"accelerator_seconds": 0.0}, picture)
         metadata = train(
             {
                 "task": str(task.root),
                 "store": str(store.root),
                 "store_name": store.task_name,
-                "formatted": [str(store.section("formatted", section)) for section in task.sections.names],
+                "formatted": [str(table) for table in tables],
                 "training_set": inputs["training_set"],
                 "output": str(folder),
                 "checkpoints": str(store.path("checkpoints", adapter_id)),
                 "base": inputs["base"],
                 "live": str(folder.with_suffix(".live.jsonl")),
+                "settings": {"training": {"from_adapter": None}},  # found here, below
+                "from_adapter": str(start) if start else None,
             }
         )
         if not (folder / "record.json").is_file():
             raise FileNotFoundError(f"{folder} has no record.json: the training payload did not finish")
-        files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
-        record = read_record(folder, verify_files=False)
-        about = {"adapter_id": adapter_id, "folder": {"path": str(folder)}}
-        held = {"table": [{"figure": name, **pair} for name, pair in sorted(record.get("plan", {}).items())]}
-        described = {**metadata, **about, "planned_and_actual": held, **picture(record)}
-        return Artifact(adapter_version(record), described, files)
+        return _held(folder, metadata, picture)
 
-    return make_once(store, "adapter", inputs, make, log)
+    return make_once(store, ADAPTER_ASSETS[kind], inputs, make, log)
+
+
+def _kept(task: Task, start: Path | None, tables: list[Path], job: JobSettings) -> Path | None:
+    """The start itself where it follows the loop and neither rows nor settings have changed since it was trained."""
+    from vlm_pipeline.training.rows import changed_sections, read_rows
+
+    if start is None or task.training.from_adapter not in ("promoted", "previous"):
+        return None
+    record = read_record(start)
+    same = record.get("configuration_hash") == job.training_hash()
+    return start if same and not changed_sections(record, read_rows(tables, "train")) else None
+
+
+def _held(
+    folder: Path, metadata: dict[str, Any], picture: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Artifact:
+    """A completed adapter as an artifact."""
+    record = read_record(folder, verify_files=False)
+    files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
+    held = {"table": [{"figure": name, **pair} for name, pair in sorted(record.get("plan", {}).items())]}
+    about = {"adapter_id": folder.name, "folder": {"path": str(folder)}, "planned_and_actual": held}
+    return Artifact(adapter_version(record), {**metadata, **about, **picture(record)}, files)

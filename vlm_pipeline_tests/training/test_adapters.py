@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import get_peft_model_state_dict
@@ -246,13 +248,33 @@ def test_the_adapter_of_a_quantised_base_is_merged_into_the_unquantised_one(tmp_
     assert len(changed) == 14 and all("proj.weight" in name for name in changed)
 
 
-def test_training_continues_from_an_adapter_and_replays_other_sections(
-    trained, tmp_path, vision_model, table
+@pytest.mark.parametrize(("replay", "others"), [(0, 0), (0.5, 4)])
+def test_training_goes_on_from_an_adapter_with_what_changed_and_a_share_of_the_rest(
+    trained, tmp_path, vision_model, table, replay, others
 ):
-    request = make_request(tmp_path, "run", vision_model, table, max_steps=1, learning_rate=1e-6, replay=0)
-    run({**request, "from_adapter": str(trained), "changed_sections": ["torque"]})
+    rows = pq.read_table(table)
+    hashes = [
+        f"new {one}" if section == "torque" else one
+        for one, section in zip(
+            *(rows.column(name).to_pylist() for name in ("content_hash", "section")), strict=True
+        )
+    ]
+    place = rows.schema.get_field_index("content_hash")
+    pq.write_table(rows.set_column(place, "content_hash", pa.array(hashes)), tmp_path / "rows.parquet")
+    request = make_request(
+        tmp_path,
+        "run",
+        vision_model,
+        tmp_path / "rows.parquet",
+        max_steps=1,
+        learning_rate=1e-6,
+        replay=replay,
+    )
+    _, ears = run({**request, "from_adapter": str(trained)})
+    assert "changed since are torque" in ears.text
     record = read_record(request["output"])
-    assert record["training_set"]["sections"] == {"torque": 12}
+    assert record["training_set"]["sections"] == {"torque": 12, **({"fluids": others} if others else {})}
+    assert record["training_set"]["changed_sections"] == ["torque"]
     assert record["continued_from"] == str(trained)
     before, after = (
         load_file(folder / "adapter_model.safetensors") for folder in (trained, Path(request["output"]))

@@ -16,6 +16,7 @@ from vlm_pipeline.scoring.decision_stage import make_comparison, make_weak_secti
 from vlm_pipeline.scoring.stage import make_metrics
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor, TransformersPredictor
 from vlm_pipeline.task import Task
+from vlm_pipeline.training.stage import ADAPTER_ASSETS
 
 
 def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
@@ -78,8 +79,8 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
     name = predictor.name
     local = isinstance(predictor, TransformersPredictor)
     upstream = [key(task, "formatted_examples"), key(task, "probes")]
-    if local and predictor.adapter == "trained":
-        upstream.append(key(task, "adapter"))
+    if local and predictor.adapter in ADAPTER_ASSETS:
+        upstream.append(key(task, ADAPTER_ASSETS[predictor.adapter]))
     fine_tune = _fine_tune_assets(task, predictor)
     upstream += [asset.key for asset in fine_tune]
     base_metrics = [] if name == task.base.name else [key(task, "metrics", task.base.name)]

@@ -10,10 +10,12 @@ from vlm_pipeline.orchestration.recording import record
 from vlm_pipeline.orchestration.resources import LoopOptions, PayloadClient
 from vlm_pipeline.reporting.pictures import loss_curve
 from vlm_pipeline.task import Task
-from vlm_pipeline.training.stage import make_adapter, make_training_plan
+from vlm_pipeline.training.stage import ADAPTER_ASSETS, make_adapter, make_training_plan, trains_both_ways
 
 
 def training_assets(task: Task) -> list[dg.AssetsDefinition]:
+    """Plan and adapter; where a predictor asks for `adapter: continued`, a second adapter that goes on from another."""
+
     @dg.asset(
         key=key(task, "plan"),
         deps=[key(task, "training_set")],
@@ -24,12 +26,20 @@ def training_assets(task: Task) -> list[dg.AssetsDefinition]:
     def plan(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         return record(make_training_plan(loop.task(task), loop.store(task), context.log.info))
 
+    fresh = "LoRA weights and their record. Trained in a process of its own; an adapter exists when its record is written."
+    adapters = [_adapter(task, "trained", [key(task, "training_set"), plan.key], fresh)]
+    if trains_both_ways(task):
+        further = f"The same, going on from {task.training.from_adapter} with the rows that changed and a replay of others."
+        adapters.append(_adapter(task, "continued", [key(task, "training_set"), adapters[0].key], further))
+    return [plan, *adapters]
+
+
+def _adapter(task: Task, kind: str, deps: list[dg.AssetKey], description: str) -> dg.AssetsDefinition:
     @dg.asset(
-        key=key(task, "adapter"),
-        deps=[key(task, "training_set"), plan],
+        key=key(task, ADAPTER_ASSETS[kind]),
+        deps=deps,
         pool=GPU_POOL,
-        description="LoRA weights and their record. Trained in a process of its own; an adapter exists when its "
-        "record is written.",
+        description=description,
         **common(task, "2_training", "pytorch", "huggingface"),
     )
     def adapter(
@@ -41,6 +51,7 @@ def training_assets(task: Task) -> list[dg.AssetsDefinition]:
             with live_view(context, Path(request["live"])):
                 return payloads.run(context, store, "vlm_pipeline.training", request)
 
-        return record(make_adapter(loop.task(task), store, train, context.log.info, picture=loss_curve))
+        made = make_adapter(loop.task(task), store, train, context.log.info, loss_curve, kind)
+        return record(made)
 
-    return [plan, adapter]
+    return adapter
