@@ -248,7 +248,7 @@ def test_the_adapter_of_a_quantised_base_is_merged_into_the_unquantised_one(tmp_
     assert len(changed) == 14 and all("proj.weight" in name for name in changed)
 
 
-@pytest.mark.parametrize(("replay", "others"), [(0, 0), (0.5, 4)])
+@pytest.mark.parametrize(("replay", "others"), [(0, 0), (1, 8)])
 def test_training_goes_on_from_an_adapter_with_what_changed_and_a_share_of_the_rest(
     trained, tmp_path, vision_model, table, replay, others
 ):
