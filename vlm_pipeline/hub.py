@@ -40,6 +40,7 @@ def push_folder(
     The repository is made private when it does not exist. One that exists and is public is refused while `private`
     holds. Endpoint and token come from HF_ENDPOINT and HF_TOKEN. Raises HubError.
     """
+    from httpx import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -63,7 +64,7 @@ def push_folder(
         )
     except HubError:
         raise
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:
+    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:
         reason = str(error).replace(token, "[token]").strip().splitlines()
         raise HubError(
             f"{repository} was not pushed: {reason[0] if reason else type(error).__name__}"

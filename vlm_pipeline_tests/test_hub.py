@@ -134,6 +134,11 @@ def test_the_written_folder_loads_as_a_dataset_dict_with_pictures(folder: Path, 
         assert loaded["train"][7]["images"][0].tobytes() == page.tobytes()
 
 
+def test_a_hub_that_does_not_answer_is_said_in_one_sentence(folder: Path) -> None:
+    nobody = Hub(url="http://127.0.0.1:9")
+    assert "team/pages was not pushed" in push(nobody, folder)["error"]
+
+
 def test_a_picture_of_many_rows_takes_its_bytes_once(tmp_path: Path) -> None:
     processor = load_processor(picture_model(tmp_path / "model"))
     page = tmp_path / "noise.png"

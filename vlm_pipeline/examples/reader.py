@@ -21,6 +21,7 @@ from vlm_pipeline.examples.containers import (
 )
 from vlm_pipeline.examples.example import Example, Source
 from vlm_pipeline.examples.formats import FORMATS, formats_of, listed_pictures, row_id
+from vlm_pipeline.examples.hub_source import HUB_ID
 from vlm_pipeline.examples.images import ImageLimits, ImageReader, KnownPictures
 from vlm_pipeline.examples.known import KnownRows, line_digest
 from vlm_pipeline.examples.quarantine import BadRow, Quarantined, clip
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 DETECTION_ROWS = 50
 _SUFFIXES = (".jsonl", ".json", ".parquet")
 _NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
-_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ def read_examples(
     known: KnownPictures | None = None,
     known_rows: KnownRows | None = None,
 ) -> Iterator[Example]:
-    """Yield the Examples of a JSONL, JSON or Parquet file, a folder of them, or a Hugging Face dataset (folder or id).
+    """Yield the Examples of a JSONL, JSON or Parquet file, a folder of them, or a Hugging Face dataset (folder, or id: owner/name, with :config
+    and @revision where wanted).
 
     images: folder that image paths are relative to; default the folder of the file. format: one of FORMATS; None
     detects it per file from the first rows (`detect_format` tells; each row's `source.format` records it).
@@ -263,13 +264,14 @@ def _parts(path: Path | str) -> list[_Part]:
 
             return _dataset_parts(load_from_disk(str(local)), str(path), local)
         return _folder_parts(local)
-    match = _HUB_ID.fullmatch(str(path))
+    match = HUB_ID.fullmatch(str(path))
     if not match or local.suffix in _SUFFIXES:
         raise FileNotFoundError(f"{path} does not exist")
     from datasets import load_dataset
 
     try:
-        loaded = load_dataset(match["name"], revision=match["revision"], streaming=True)
+        config = (match["config"] or "").removeprefix(":") or None
+        loaded = load_dataset(match["name"], config, revision=match["revision"], streaming=True)
     except Exception as error:  # the client raises its own, requests' and the hub's errors
         raise FileNotFoundError(
             f"{path} is neither a file or folder here nor a dataset that the hub client can load: {error}"

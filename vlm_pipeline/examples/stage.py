@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import Example, text_of
+from vlm_pipeline.examples.hub_source import pinned
 from vlm_pipeline.examples.images import PICTURE_FILES, ImageLimits, KnownPictures
 from vlm_pipeline.examples.known import KnownRows
 from vlm_pipeline.examples.overlay import Overlay, overlay_version, read_overlay
@@ -56,7 +57,7 @@ def make_raw(
 
     @cache
     def detected() -> dict[str, Any]:
-        return _detected(task)
+        return _detected(task, store)
 
     made = {}
     for section in sections:
@@ -76,13 +77,13 @@ def make_raw(
 
 
 def source_version(task: Task, store: TaskStore) -> str:
-    """Hash of the row files' and the pictures' bytes; what a change means is settled by reading.
+    """Hash of the row files' and the pictures' bytes, or of the hub's commit; what a change means is settled by reading.
 
     Pictures that were read before are known by size and time; only new or touched ones are hashed.
     """
     source, images = task.source_path, task.images_path.resolve()
     if source is None:
-        return content_hash({"hub": task.source.hub})
+        return content_hash({"hub": place_of_rows(task, store)})
     if not source.exists():
         raise FileNotFoundError(
             f"{task.name} has no rows: {source} does not exist. Put row files there, or name another `source` in "
@@ -99,6 +100,13 @@ def source_version(task: Task, store: TaskStore) -> str:
     return content_hash({"rows": rows, "pictures": pictures})
 
 
+def place_of_rows(task: Task, store: TaskStore) -> str:
+    """File or folder of the rows, or the id of a data set of the hub at its present commit."""
+    if task.source.hub:
+        return pinned(task.source.hub, store.path("hub_source.json"))
+    return str(task.source_path)
+
+
 def quarantine_path(store: TaskStore, name: str) -> Path:
     """Quarantine of a section, or of the source as a whole (no section is called like that: safe_name)."""
     if name == SOURCE_QUARANTINE:
@@ -110,11 +118,12 @@ def _read_source(
     task: Task, store: TaskStore, sections: Sequence[str], log: Callable[[str], None]
 ) -> dict[str, RawSection]:
     bad: list[Quarantined] = []
-    log(f"reading {task.source_path or task.source.hub}")
+    place = place_of_rows(task, store)
+    log(f"reading {place}")
     known = KnownPictures.read(store.path("pictures.parquet"))
     intact = _intact(task, store)
     known_rows = KnownRows(store.section("raw", section) for section in sorted(intact))
-    rows = _merged(task, read_overlay(task, store, bad), bad, known, known_rows)
+    rows = _merged(task, place, read_overlay(task, store, bad), bad, known, known_rows)
     rows = Progress(log, quiet=True).over("rows read", rows, _expected_rows(task))
     written = write_raw((row for row in rows if row.section in sections), store.path("raw"), intact)
     for section in set(sections) - set(written):
@@ -172,7 +181,12 @@ def _write_empty(store: TaskStore, section: str) -> RawSection:
 
 
 def _merged(
-    task: Task, overlay: Overlay, bad: list[Quarantined], known: KnownPictures, known_rows: KnownRows
+    task: Task,
+    place: str,
+    overlay: Overlay,
+    bad: list[Quarantined],
+    known: KnownPictures,
+    known_rows: KnownRows,
 ) -> Iterator[Example]:
     """Rows of the source with section, group and split, then those of the overlay in place of their namesakes.
 
@@ -180,7 +194,7 @@ def _merged(
     """
     limits = ImageLimits(task.source.max_image_bytes, task.source.max_image_pixels)
     source = read_examples(
-        task.source_path or str(task.source.hub),
+        place,
         task.images_path,
         task.source.format,
         bad,
@@ -249,10 +263,10 @@ def _shown(row: Example) -> dict[str, str]:
     }
 
 
-def _detected(task: Task) -> dict[str, Any]:
-    if task.source.format or task.source_path is None:
-        return {"format": task.source.format or "dataset"}
-    detection = detect_format(task.source_path)
+def _detected(task: Task, store: TaskStore) -> dict[str, Any]:
+    if task.source.format:
+        return {"format": task.source.format, "format_evidence": "declared in task.yaml (source.format)"}
+    detection = detect_format(place_of_rows(task, store))
     return {"format": detection.format or "not recognised", "format_evidence": detection.evidence}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.examples.example import Example
+from vlm_pipeline.formatting.checks.dates import Dates
 from vlm_pipeline.formatting.checks.evidence import Evidence, Model, broken, gather
 from vlm_pipeline.formatting.checks.labels import check_labels
 from vlm_pipeline.formatting.checks.model import check_model
@@ -77,6 +78,7 @@ def check_rows(
 ) -> Checked:
     """Every row by itself (rows as in `verify`); `also` is called with each row. Raises RenderError without markers."""
     model = Model(processor, task.prompt)
+    dates = Dates(model)
     checked = Checked()
     shown: Counter[int] = Counter()
     for batch in _batches(_dicts(rows, task, processor, checked.findings)):
@@ -85,6 +87,7 @@ def check_rows(
         readable = [row for row, finding in zip(batch, unreadable, strict=True) if finding is None]
         for evidence in gather(readable, model):
             _check_row(evidence, model, checked, task.prompt.max_tokens)
+            dates.check(evidence)
             also(evidence.row)
             for finding in _with_pictures(evidence, model, shown):
                 if shown[finding.number] <= _KEPT:

@@ -28,8 +28,8 @@ class SourceSettings(Settings):
         None, pattern=r"^https?://\S+$"
     )  # where the picture folder is published: hosted fine-tunes fetch pictures from there, not out of the file
     hub: str | None = Field(
-        None, pattern=r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$"
-    )  # owner/name, or owner/name@revision
+        None, pattern=r"^[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?$"
+    )  # owner/name, owner/name:config, owner/name@revision
     format: FormatName | None = None  # None: detected from the first rows, and shown
     max_image_pixels: int = Field(50_000_000, gt=0)
     max_image_bytes: int = Field(50_000_000, gt=0)

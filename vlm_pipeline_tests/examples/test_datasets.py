@@ -108,3 +108,53 @@ def test_a_dataset_is_read_by_its_id_over_http(tmp_path: Path) -> None:
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert found["rows"] == [["a", "Torque?", "31 Nm", "train", None], ["c", "Level?", "2 l", "test", None]]
     assert found["bad"] == [["empty_answer", "team/torques#train", 2]]
+
+
+STAGE = """
+import json, sys
+from vlm_pipeline.examples.raw import read_raw
+from vlm_pipeline.examples.stage import make_raw
+from vlm_pipeline.store import TaskStore
+from vlm_pipeline.task import load_task
+task = load_task(sys.argv[1])
+store = TaskStore(task.name, sys.argv[2])
+made = make_raw(task, store, ["torque"], print)["torque"]
+rows = [row.question for row in read_raw(store.section("raw", "torque"))]
+print(json.dumps([made.reused, rows, made.metadata["format"], made.metadata["format_evidence"]]))
+"""
+
+
+def test_a_task_whose_rows_lie_on_the_hub_notices_new_commits_and_needs_no_hub_for_old_ones(
+    tmp_path: Path,
+) -> None:
+    def lines(*questions: str) -> bytes:
+        rows = [{**chat(question, "1 Nm"), "metadata": {"section": "torque"}} for question in questions]
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "task.yaml").write_text(
+        "source: {hub: team/torques}\nsections: [torque]\nbase_model: base\n"
+        "predictors: [{name: base, kind: transformers}]\nscorers: [{kind: text}]\n"
+    )
+
+    def stage(url: str) -> list[Any]:
+        env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        env |= {"HF_ENDPOINT": url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf")}
+        done = subprocess.run(
+            [sys.executable, "-c", STAGE, str(folder), str(tmp_path / "store")], env=env, capture_output=True, text=True, timeout=300, check=False
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    with running_hub() as hub:
+        repository = hub.repositories["dataset/team/torques"] = Repository(
+            True, {"rows.jsonl": lines("A?")}, ["one"]
+        )
+        evidence = "in 1 of the first 1 rows `conversations` holds turns with `role` and `content`"
+        assert stage(hub.url) == [False, ["A?"], "conversations_role", evidence]
+        assert stage(hub.url)[:2] == [True, ["A?"]]
+        repository.files["rows.jsonl"] = lines("A?", "B?")
+        repository.commits.append("two")
+        assert stage(hub.url)[:2] == [False, ["A?", "B?"]]
+    assert stage(hub.url)[:2] == [True, ["A?", "B?"]]  # nobody answers there any more

@@ -433,6 +433,39 @@ def _dated(world: World) -> list[Finding]:
     return world.verify(world.rows())
 
 
+def _dated_template(world: World, template: str) -> None:
+    world.processor.chat_template = world.tokenizer.chat_template = template
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "torque_of", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@case(21, "today's date only beside tools")
+def _dated_tools(world: World) -> list[Finding]:
+    told = "{% if tools %}<|im_start|>system\n{{ strftime_now('%d %b %Y') }} {{ tools | tojson }}<|im_end|>\n{% endif %}"
+    _dated_template(world, told + world.processor.chat_template)
+    plain = asked("plain", "Torque?", "31 Nm")
+    assert 21 not in {finding.number for finding in world.verify(world.rows([plain]))}
+    return world.verify(
+        world.rows([plain, example("t", [("user", "Gap?"), ("assistant", "1 mm")], tools=[TOOL])])
+    )
+
+
+@case(21, "today's date only in the system prompt that the template makes up")
+def _dated_default(world: World) -> list[Finding]:
+    _dated_template(
+        world, world.processor.chat_template.replace("Be helpful.", "Be helpful. {{ strftime_now('%Y') }}")
+    )
+    own = example("own", [("system", "Be exact."), ("user", "Torque?"), ("assistant", "31 Nm")])
+    assert 21 not in {finding.number for finding in world.verify(world.rows([own]))}
+    found = world.verify(world.rows([asked("none", "Torque?", "31 Nm")]))
+    assert "prompt.system" in next(finding.remedy for finding in found if finding.number == 21)
+    return found
+
+
 @case(30, "trained without the system prompt that compared models are given")
 def _no_system(world: World) -> list[Finding]:
     told = task(world.model, prompt={"system": "You are a torque expert."})

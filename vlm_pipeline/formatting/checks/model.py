@@ -1,8 +1,7 @@
-"""Do the model's own files agree with what the rows were made with? Failures 13-16, 20, 21: one finding for the set."""
+"""Do the model's own files agree with what the rows were made with? Failures 13-16 and 20: one finding for the set."""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,6 @@ def check_model(task: Task, processor: Any, tables: Sequence[dict[str, Any]] = (
     found = [
         *_same_templates(processor),
         *_vocabulary(processor),
-        *_two_dates(processor, task.prompt.template_args),
     ]
     try:
         own = shared_processor(task.base_model_path, task.revision, task.image)
@@ -148,28 +146,3 @@ def _pixel_budget(own: Any, processor: Any, tables: Sequence[dict[str, Any]]) ->
         for differences in sorted(filter(None, told))
     ]
     return found
-
-
-def _two_dates(processor: Any, arguments: dict[str, Any]) -> list[Finding]:
-    """21: the same row must render the same in training, in evaluation next week and in service next year."""
-    template = template_of(processor)
-    if "strftime_now" not in str(template):
-        return []
-    parts = takes_parts(processor)
-    words = (("user", "zqb"), ("assistant", "zqc"))
-    probe = [
-        {"role": role, "content": [{"type": "text", "text": word}] if parts else word} for role, word in words
-    ]
-    texts = {
-        render_probe(processor, probe, {**arguments, "strftime_now": day.strftime})[0]
-        for day in (datetime.datetime(2024, 7, 26), datetime.datetime(2031, 1, 2))
-    }
-    if len(texts) == 1:
-        return []
-    return [
-        Finding(
-            21,
-            "the template writes today's date into every prompt: rows trained on one day are asked differently the next",
-            "fix it in task.yaml, for example prompt.template_args: {date_string: 26 Jul 2024}",
-        )
-    ]
