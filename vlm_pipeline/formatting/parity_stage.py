@@ -1,15 +1,14 @@
-"""Train == evaluate == serve, over the rows in the store: what predictors are sent, and what a server makes of it."""
+"""Train == evaluate, over the rows in the store: what every predictor is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vlm_pipeline.formatting.findings import Finding
-from vlm_pipeline.formatting.prepared import formatted_paths, formatted_versions, task_processor
+from vlm_pipeline.formatting.prepared import formatted_versions, task_processor
 from vlm_pipeline.manifest import Artifact, code_version, combined_version, make_once
-from vlm_pipeline.settings.predictors import OpenAICompatiblePredictor
 from vlm_pipeline.store import TaskStore, content_hash, read_json, safe_name, write_json
 from vlm_pipeline.task import Task
 from vlm_pipeline.verdict import Verdict, verdict_once
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 ASKED = ("val", "test", "final")
 _SHOWN = 20
-_TOKENIZED = 16  # rows whose tokens a server is asked for
 
 
 def parity_report(task: Task, store: TaskStore) -> Verdict:
@@ -90,86 +88,3 @@ def _census(task: Task, store: TaskStore, section: str) -> ParityCensus:
             sent |= {name: request(talk) for name, request in hosted.items()}
             census.add(example, build_conversation(example, task.prompt, task.root).without_answer(), sent)
     return census
-
-
-def servers(task: Task) -> list[OpenAICompatiblePredictor]:
-    """Predictors that say whose weights they serve."""
-    return [
-        predictor
-        for predictor in task.predictors
-        if isinstance(predictor, OpenAICompatiblePredictor) and predictor.serves
-    ]
-
-
-def served_report(task: Task, store: TaskStore) -> Verdict:
-    """Servers of the task's own weights are asked the tokens of training, and answer as the weights do here.
-
-    Asked anew every time: a server can be started with other files at any time.
-    """
-    from vlm_pipeline.formatting.served import NotTold, compare_answers, compare_tokens, served_tokens
-    from vlm_pipeline.formatting.template import tokenizer_of
-
-    names = {predictor.name for predictor in task.predictors}
-    processor = task_processor(task)
-    rows = list(_rows_to_tokenize(task, store, getattr(processor, "image_token_id", None)))
-    findings, how, undecided = [], {}, []
-    for server in servers(task):
-        if server.serves not in names:
-            undecided.append(f"{server.name} serves {server.serves!r}, which is no predictor of this task")
-            continue
-        try:
-            for row in rows:
-                finding = compare_tokens(
-                    row, served_tokens(server, row.talk), tokenizer_of(processor), server.name
-                )
-                findings += [finding] if finding else []
-            how[server.name] = f"prompt tokens of {len(rows)} rows"
-        except NotTold as reason:
-            how[server.name] = f"prompt-token counts and answers ({reason})"
-        served, local = (_predictions(store, name) for name in (server.name, server.serves))
-        shared = served.keys() & local.keys()
-        findings += compare_answers(local, served.values(), server.name)
-        how[server.name] += f", greedy answers of {len(shared)} rows"
-        if not shared and "counts" in how[server.name]:
-            undecided.append(
-                f"{server.name} tells no tokens and has answered no row that {server.serves} answered"
-            )
-    metadata = {
-        "compared": how,
-        "differences": len(findings),
-        "first_findings": {"table": [finding.as_dict() for finding in findings[:_SHOWN]]},
-    }
-    if findings:
-        return Verdict(False, f"{len(findings)} differences. First: {findings[0]}", metadata)
-    if undecided:
-        return Verdict(False, "; ".join(undecided), metadata)
-    return Verdict(
-        True, "; ".join(f"{name}: {what}" for name, what in how.items()) or "no server is named", metadata
-    )
-
-
-def _rows_to_tokenize(task: Task, store: TaskStore, image_token: int | None) -> Iterator[Any]:
-    """Some asked rows of every section, drawn evenly."""
-    from vlm_pipeline.formatting.row_view import find_rows
-    from vlm_pipeline.formatting.served import AskedRow
-    from vlm_pipeline.inference.hosted_run import conversation_asks
-
-    asks = conversation_asks(formatted_paths(task, store), ASKED)
-    picked = asks[:: max(1, len(asks) // _TOKENIZED)][:_TOKENIZED]
-    rows = find_rows(formatted_paths(task, store), [ask.id for ask in picked])
-    for ask, row in zip(picked, rows, strict=True):
-        yield AskedRow(ask.id, ask.section, ask.body, row["input_ids"][: row["n_prompt"]], image_token)
-
-
-def _predictions(store: TaskStore, name: str) -> dict[str, dict[str, Any]]:
-    """Asked rows of a prediction table by id; nothing where there is no table yet."""
-    from vlm_pipeline.inference.prediction import read_predictions
-
-    path = store.path("predictions", f"{name}.parquet")
-    if not path.is_file():
-        return {}
-    return {
-        row.id: {key: getattr(row, key) for key in ("id", "section", "text", "tokens_in", "error")}
-        for row in read_predictions(path)
-        if row.sample == 0 and row.split in ASKED
-    }

@@ -109,13 +109,18 @@ def compare_answers(
         if own is None or row["error"] or own["error"]:
             continue
         problem = ""
-        if row["tokens_in"] and own["tokens_in"] and row["tokens_in"] != own["tokens_in"]:
+        if same_counts(row, own) is False:
             problem = f"its prompt has {row['tokens_in']} tokens, ours {own['tokens_in']}"
         elif (row["text"] or "").strip() != (own["text"] or "").strip():
             problem = f"it answers {str(row['text'])[:60]!r}, the same weights here {str(own['text'])[:60]!r}"
         if problem:
             found.append(Finding(30, f"{server}: {problem}", _TEMPLATE, row["id"], row["section"]))
     return found
+
+
+def same_counts(row: Mapping[str, Any], own: Mapping[str, Any]) -> bool | None:
+    """Do two rows of prediction tables tell the same number of prompt tokens? None where one of them tells none."""
+    return row["tokens_in"] == own["tokens_in"] if row["tokens_in"] and own["tokens_in"] else None
 
 
 def _short(ids: Sequence[int], image_token: int | None) -> list[int]:

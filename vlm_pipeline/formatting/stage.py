@@ -13,7 +13,7 @@ from vlm_pipeline.examples.seen import SeenKeys
 from vlm_pipeline.examples.stage import quarantine_path
 from vlm_pipeline.formatting.dataset import make_dataset
 from vlm_pipeline.formatting.openai_stage import make_openai_jsonl
-from vlm_pipeline.formatting.parity_stage import parity_report, served_report
+from vlm_pipeline.formatting.parity_stage import parity_report
 from vlm_pipeline.formatting.prepared import (
     TRAINED,
     formatted_paths,
@@ -44,7 +44,6 @@ __all__ = [
     "parity_report",
     "processor_identity",
     "read_formatted",
-    "served_report",
     "splits_version",
     "verification_findings",
     "verification_report",

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import dagster as dg
 
 from vlm_pipeline.examples.verdicts import leakage_report, representation_report, usable_rows
-from vlm_pipeline.formatting.parity_stage import servers
-from vlm_pipeline.formatting.stage import parity_report, served_report, verification_report
+from vlm_pipeline.formatting.served_stage import served_report, servers
+from vlm_pipeline.formatting.stage import parity_report, verification_report
 from vlm_pipeline.orchestration.assets.common import key
 from vlm_pipeline.orchestration.recording import to_metadata
 from vlm_pipeline.orchestration.resources import LoopOptions
@@ -68,6 +68,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(
         asset=key(task, "comparison"),
         name="served_alike",
+        blocking=any(server.must_serve_alike for server in servers(task)),
         description="A server of this task's weights is asked the tokens of training and answers as the weights do here.",
     )
     def served_alike(loop: LoopOptions) -> dg.AssetCheckResult:

@@ -133,6 +133,7 @@ class OpenAICompatiblePredictor(HostedPredictorBase):
     serves: str | None = (
         None  # predictor of this task whose weights the server holds: it must be asked and answer alike
     )
+    must_serve_alike: bool = False  # what served_alike cannot prove of it stops the run after the comparison
     timeout_s: float = Field(120, gt=0)
 
 

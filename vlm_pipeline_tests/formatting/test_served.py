@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlm_pipeline.formatting import load_processor
-from vlm_pipeline.formatting.stage import parity_report, served_report
+from vlm_pipeline.formatting.served_stage import served_report
+from vlm_pipeline.formatting.stage import parity_report
 from vlm_pipeline.inference.hosted_run import conversation_asks
 from vlm_pipeline.inference.prediction import answered, write_predictions
 from vlm_pipeline.store import TaskStore
@@ -52,29 +53,74 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StandIn, str]]:
         yield stand_in, url
 
 
-def world(folder: Path, url: str, **prompt: Any) -> tuple[Task, TaskStore]:
+def world(
+    folder: Path,
+    url: str,
+    generation: dict[str, Any] | None = None,
+    must_serve_alike: bool = False,
+    **prompt: Any,
+) -> tuple[Task, TaskStore]:
     predictors = [
         {"name": "base", "kind": "transformers"},
         {"name": "claude", "kind": "anthropic", "model": "claude-sonnet-4"},
         {
             "name": "server", "kind": "openai_compatible", "model": "stand-in-small", "base_url": f"{url}/v1",
-            "api_key_env": "STAND_IN_KEY", "serves": "base",
+            "api_key_env": "STAND_IN_KEY", "serves": "base", "must_serve_alike": must_serve_alike,
         },
     ]  # fmt: skip
-    task = write_task(folder, predictors=predictors, prompt={"system": "You are a torque expert.", **prompt})
+    task = write_task(
+        folder,
+        predictors=predictors,
+        generation=generation or {},
+        prompt={"system": "You are a torque expert.", **prompt},
+    )
     return task, formatted(task, folder)
 
 
-@pytest.mark.parametrize("expand", [False, True])
-def test_a_server_with_the_models_own_template_is_asked_the_tokens_of_training(
-    tmp_path: Path, server: tuple[StandIn, str], expand: bool
+def test_a_server_that_tells_all_tokens_is_proven_by_them(
+    tmp_path: Path, server: tuple[StandIn, str]
 ) -> None:
     stand_in, url = server
     task, store = world(tmp_path, url)
-    stand_in.tokenize = Tokenizes(task.base_model_path, expand)
+    stand_in.tokenize = Tokenizes(task.base_model_path, expand=True)
     verdict = served_report(task, store)
     assert verdict.passed, verdict.message
-    assert stand_in.requests["tokenize"] == 16 and "prompt tokens of 16 rows" in verdict.message
+    assert stand_in.requests["tokenize"] == 16
+    assert "prompt tokens of 16 of 16 rows, picture tokens of 16 of them" in verdict.message
+
+
+def test_placeholders_alone_prove_no_pixels_and_prompt_token_counts_do(
+    tmp_path: Path, server: tuple[StandIn, str]
+) -> None:
+    stand_in, url = server
+    task, store = world(tmp_path, url)
+    stand_in.tokenize = Tokenizes(task.base_model_path)
+    verdict = served_report(task, store)
+    assert not verdict.passed and verdict.metadata["differences"] == 0
+    assert "proven: prompt tokens of 16 of 16 rows; not proven: the picture settings" in verdict.message
+    predicted(task, store, "base")
+    predicted(task, store, "server")
+    verdict = served_report(task, store)
+    assert verdict.passed and "prompt-token counts of 16 of them" in verdict.message
+
+
+def test_answers_that_are_not_greedy_prove_nothing(tmp_path: Path, server: tuple[StandIn, str]) -> None:
+    _, url = server
+    task, store = world(tmp_path, url, generation={"do_sample": True})
+    predicted(task, store, "base")
+    predicted(task, store, "server")
+    verdict = served_report(task, store)
+    assert not verdict.passed and "base and server do not answer greedily" in verdict.message
+    assert "not proven: the template" in verdict.message
+
+
+@pytest.mark.parametrize("must", [False, True])
+def test_the_check_stops_the_run_where_the_task_says_so(must: bool, tmp_path: Path) -> None:
+    from vlm_pipeline.orchestration.assets import task_assets
+
+    task, _ = world(tmp_path, "http://127.0.0.1:1", must_serve_alike=must)
+    specs = {spec.name: spec for check in task_assets(task).checks for spec in check.check_specs}
+    assert specs["served_alike"].blocking == must
 
 
 def test_a_server_with_another_template_is_named_with_the_first_token_that_differs(
@@ -125,7 +171,7 @@ def test_without_tokens_prompt_counts_and_greedy_answers_are_compared(
     _, url = server  # its /tokenize answers 404
     task, store = world(tmp_path, url)
     verdict = served_report(task, store)
-    assert not verdict.passed and "tells no tokens and has answered no row" in verdict.message
+    assert not verdict.passed and "not proven: the template (it tells no tokens" in verdict.message
     predicted(task, store, "base")
     predicted(task, store, "server", text=" AXLE - REAR-2\n")  # servers strip white space
     verdict = served_report(task, store)
