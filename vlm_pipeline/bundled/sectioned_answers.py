@@ -77,10 +77,14 @@ def more_like(section: str, system: str, rng: random.Random) -> tuple[str, str, 
 def section_rows(section: str) -> list[dict[str, Any]]:
     """All rows of a section, train, val, test. No log stands in two rows."""
     rows: list[dict[str, Any]] = []
+    logs: set[str] = set()
     for split, size in ROWS.items():
         rng = random.Random(f"{NAME} {section} {SEEDS[split]}")
         for number in range(size):
             log, question, whole, final = drawn(section, rng)
+            while log in logs:
+                log, question, whole, final = drawn(section, rng)
+            logs.add(log)
             rows.append(
                 {
                     "conversations": [

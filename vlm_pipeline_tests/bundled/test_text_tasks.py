@@ -58,6 +58,12 @@ def test_gold_answers_score_full_marks_and_answers_of_other_rows_do_not(name: st
     assert other < 0.4 * len(rows)  # rows that want no call, or a refusal, share their answer
 
 
+def test_no_log_stands_in_two_rows() -> None:
+    logs = [row["metadata"]["context"] for row in rows_of("sectioned_answers")]
+    logs += [probe["question"].rsplit("\n", 1)[0] for probe in sectioned_answers.probes()]
+    assert len(set(logs)) == len(logs) > 800
+
+
 def test_tool_rows_want_one_call_several_calls_and_none() -> None:
     kinds = defaultdict(set)
     for row in rows_of("tool_calls"):

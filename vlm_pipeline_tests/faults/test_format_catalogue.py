@@ -114,9 +114,34 @@ def _prompt_too(world: World) -> list[Finding]:
     return world.verify([edited(row, labels=labels)])
 
 
-@case(2, "assistant mask all zero once a picture is there")
+GENERATION_MARKERS = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}{% generation %}"
+    "{{ message['content'][0]['text'] }}<|im_end|>{% endgeneration %}\n{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+)
+
+
+@case(2, "the library's assistant mask is all zero once a picture is there, generation markers or not")
 def _zero_with_picture(world: World) -> list[Finding]:
-    return world.verify([edited(row, labels=[-100] * row["n_tokens"]) for row in world.rows()])
+    from PIL import Image
+
+    with Image.open(picture(world.folder, "page.png").path) as page:
+        shown = [{"type": "image", "image": page}, {"type": "text", "text": "Torque?"}]
+        messages = [
+            {"role": "user", "content": shown},
+            {"role": "assistant", "content": [{"type": "text", "text": "31 Nm"}]},
+        ]
+        made = world.processor.apply_chat_template(
+            messages,
+            chat_template=GENERATION_MARKERS,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+    ids, mask = made["input_ids"][0], made["assistant_masks"][0]
+    labels = [index if kept else -100 for index, kept in zip(ids, mask, strict=True)]
+    return world.verify([{"id": "one", "input_ids": ids, "labels": labels}])
 
 
 @case(3, "template without generation markers: the library's own mask is empty", "text")
