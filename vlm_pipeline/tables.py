@@ -18,6 +18,7 @@ _COLUMNS = {
     "images": "pictures in order of appearance",
     "source_file": "file the row came from",
     "source_line": "line or row number in that file, from 1",
+    "source_digest": "hash of its line, in JSON lines; else null",
     "source_format": "format it was read as",
     "source_split": "split that the source itself names, or null",
     "input_ids": "token ids of the whole row, pictures expanded",
@@ -63,6 +64,7 @@ _OF_TABLE = {
     "predictions": {"text": "the answer, raw as generated; null in an error row"},
     "metrics": {"kind": "kind of the scorer"},
     "report": {
+        "stand_in": "what stood in for the real service, or empty",
         "expected": "the right answer",
         "answer": "what the predictor answered",
         "outcome": "right, wrong, unscored or error",
