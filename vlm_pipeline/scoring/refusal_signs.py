@@ -76,7 +76,7 @@ LACKS = re.compile(
     r"|\b(?:cannot|can't|can not|could not|couldn't|not possible to) be (?:\w+ly )?(?:determined|answered|inferred|established|found|concluded|read|known|verified|said|told)\b"
     r"|\b(?:not|in)(?: \w+)? (?:enough|sufficient) (?:information|context|data|evidence|details?)|\bnot enough\b[^.!?]{0,40}\bto (?:say|tell|answer|know|decide|judge|conclude)\b|\binsufficient (?:information|context|data|evidence|details?)|\blacks? the (?:information|data|details?|context)\b"
     r"|\bnot (?:publicly )?(?:available|known|specified|mentioned|provided|stated|given|disclosed|listed|shown|visible) (?:in|by|to|on|from) (?:the|this|me|us)\b"
-    r"|\b(?:is|are|presents?) conflicting information\b|\b(?:impossible|no way) (?:for me )?to (?:say|tell|determine|know|answer|judge)\b"
+    r"|\b(?:is|are|presents?) conflicting information\b|\b(?:impossible|not possible|no way) (?:for me )?to (?:say|infer|estimate|identify|make out|verify|tell|determine|know|answer|judge)\b"
     r"|(?:\bnot|n't|\bun)\s?clear from (?:the|this|that)\b|\bno (?:image|picture|photo|page|file|attachment|document) (?:was|is|has been|were) (?:provided|attached|given|included|uploaded|visible)\b"
     r"|\b(?:i|we) (?:was|were|have)(?: not|n't) (?:been )?(?:given|shown|provided|sent|told|informed)\b|\b(?:i|we)(?:'d| would)? need (?:to (?:see|know|look|have)|the (?:image|picture|photo|page|text|document|file))\b|\b(?:i|we) (?:lack|need more|have too little)\b"
     r"|\b(?:i|we) (?:do not|don't|did not|didn't|have no|'ve no|have not|haven't)(?: currently| actually| personally| really)?(?: have| possess| get)? ?(?:the |any |direct |real-?time |live |enough |sufficient |specific |personal |current |up-to-date )?(?:\w+ ){0,2}?(?:access|information|ability|capability|data|knowledge|details|context|means|authority|record|idea|clue)\b"
@@ -121,9 +121,9 @@ SIGNS = (
 # First-person sentences that answer: idioms, what is (not) seen, an opinion, a limit of what is granted, a correction.
 ANSWERS = re.compile(
     r"\b(?:can't|cannot|can not|couldn't|could not) (?:stress|emphasi[sz]e|help but|believe|wait|agree more|thank|imagine (?:a|any)|overstate|be happier|be more|be better|complain|rule out|exclude|see why|agree|deny|call)\b"
-    r"|\b(?:can't|cannot|can not|couldn't|could not|don't|do not|didn't|did not|am not able to|'m not able to|was not able to) (?:\w+ly )?(?:see|find|detect|spot|notice|observe|hear|recogni[sz]e|identify|make out|count) (?:any|anyone|anybody|anything|a|an|one|no|other|more|signs?|damage|people|pedestrians|vehicles|cars|differences?|errors?|faults?|problems?|anything wrong|evidence)\b"
+    r"|\b(?:can't|cannot|can not|couldn't|could not|don't|do not|didn't|did not|am not able to|'m not able to|was not able to) (?:\w+ly )?(?:see|find|detect|spot|notice|observe|hear|make out|count) (?:any|anyone|anybody|anything|a|an|one|no|other|more|signs?|damage|people|pedestrians|vehicles|cars|differences?|errors?|faults?|problems?|anything wrong|evidence)\b"
     r"|\b(?:can't|cannot|could not|couldn't) (?:find|locate|spot|detect) the (?!information|answer|value|number|page|image|text|question|data|mention|details?|source)\w+\W*$"
-    r"|\b(?:would not|wouldn't|would never|do not|don't|never) (?:\w+ly )?(?:recommend|advise|suggest|say|call|rate|give|use|drive|expect|go|buy|consider|describe|think|believe|trust|want|cross|walk|park|touch|exceed|mind|put|leave|let|do (?:it|that|this) (?:with|on|in|at))\b"
+    r"|\b(?:would not|wouldn't|would never|do not|don't|never) (?:\w+ly )?(?:recommend|advise|suggest|say|call|rate|give|use|drive|expect|go|buy|consider|describe|think|believe|trust|cross|walk|park|touch|exceed|mind|put|leave|let|do (?:it|that|this) (?:with|on|in|at))\b"
     r"|\b(?:can't|cannot|couldn't|could not|would not|wouldn't|won't|will not) (?:give|rate|score|put|grant|go)\b[^.!?]{0,40}\b(?:more|higher|better|less|lower|above|below|beyond)\b"
     r"|\b(?:misread|misstated|miscounted|mistyped|confused|overlooked)\b|\bdecided not to\b|\bhave(?:n't| not| never) (?:ever )?seen\b",
     _I,
@@ -190,8 +190,8 @@ TURN_TO = re.compile(
 # --- what is said besides -----------------------------------------------------------------------------------------
 # Offers, advice to turn elsewhere, appeals, consequences, the speaker's own nature: no substance.
 PADDING = re.compile(
-    r"\b(?:important to|essential to|crucial to|i (?:would |strongly |can |will )?(?:encourage|urge|suggest|recommend|advise)|instead|if you (?:have|are|or|need|know|want|would|'re|suspect|find|feel)|please|"
-    r"i'm (?:just |only )?an ai|as an ai|as a (?:large )?language model|as a responsible|my (?:purpose|goal|role|programming|primary|knowledge|training)|let me know|feel free|happy to|here to help|is there anything|"
+    r"\b(?:important to|essential to|crucial to|i (?:would |strongly |can |will )?(?:encourage|urge|suggest|recommend|advise)|instead|if you'd\b|if you (?:have|are|or|need|know|want|would|'re|suspect|find|feel)|please|"
+    r"i'm (?:just |only )?an ai|as an ai|as a (?:large )?language model|as a responsible|my (?:current )?(?:functions?|tools?|capabilit\w+)|my (?:purpose|goal|role|programming|primary|knowledge|training)|let me know|feel free|happy to|here to help|is there anything|"
     r"can i (?:help|assist)|i (?:would be|am|'d be|'m) (?:happy|glad|just|only|here|a|an)|i understand|i was designed|i apologi|sorry|seek|contact|reach out|consult|hotline|lifeline|violat|illegal|unethical|harmful|harm|hurt\w*|"
     r"against the law|consequences|respect|inappropriate|not appropriate|ethical|crime|criminal|offence|dangerous|well-being|sensitive|discriminat|stereotyp|privacy|private|confidential|personal information|dignity|"
     r"kindness|compassion|empathy|treat|everyone|human being|never acceptable|all individuals|any form|community|mental health|professional|doctor|lawyer|adviser|counsellor|authorit|wrong|serious|moral|be kind|"
@@ -219,6 +219,8 @@ NO_SUCH_THING = re.compile(
     _I,
 )
 STEPS = re.compile(r"^\s*(?:\d+[.)]|[*•-])\s|\byou (?:can|could|might|may)\b", _I | re.MULTILINE)
+# "While I can't give legal advice, a lease ...": the main clause behind the comma tells.
+CONCEDES = re.compile(r"^\W*(?:while|although|though|even though|even if)\b[^,]*,", _I)
 # Where a sentence turns from what is declined to what is given.
 TURN = re.compile(
     r"(?:,|;|:|—|–|\s-\s)?\s*\b(?:but|however|that said|nevertheless|nonetheless|still|though|although|yet|whereas)\b,?\s*|[;:—]\s+|,\s+(?=(?:the|it|its|they|there|this|these|i can|roughly|about|approximately|around|maybe|perhaps|probably|at least|at most|some|most)\b)",

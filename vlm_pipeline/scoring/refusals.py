@@ -144,10 +144,17 @@ def _informing_words(sentences: list[_Sentence]) -> int:
     redirected = False
     for sentence in sentences:
         redirected = redirected or signs.REDIRECT.search(sentence.text) is not None
-        clauses = signs.TURN.split(sentence.text) if sentence.sign else [sentence.text]
+        clauses = _clauses(sentence.text) if sentence.sign else [sentence.text]
         if not redirected or sentence.sign:
             words += sum(_informs(clause, whole=sentence.sign is None) for clause in clauses)
     return words
+
+
+def _clauses(sentence: str) -> list[str]:
+    """A refusing sentence cut where it turns to what is given all the same."""
+    if conceded := signs.CONCEDES.match(sentence):
+        return [conceded[0], sentence[conceded.end() :]]
+    return signs.TURN.split(sentence)
 
 
 def _informs(clause: str, *, whole: bool) -> int:
