@@ -83,7 +83,12 @@ def ui_pictures(driver: Any, address: str, task: str, out: Path) -> list[Path]:
     url = f"{address}/assets/{task}/comparison?view=lineage&lineageScope=neighbors"
     open_page(driver, url, (1400, 620), "foreignObject")
     made.append(shoot(driver, out / "neighbours.png"))
-    open_page(driver, f"{address}/assets/{task}/comparison", (1400, 1240), "table")
+    open_page(
+        driver,
+        f"{address}/assets/{task}/comparison",
+        (1400, 1240),
+        "//*[text()='Lineage']/following::*[text()='Compute details']",
+    )
     return [*made, shoot(driver, out / "asset.png")]
 
 
@@ -110,8 +115,9 @@ def open_page(driver: Any, url: str, size: tuple[int, int], wanted: str = "body"
 
 
 def wait_for(driver: Any, wanted: str, seconds: float = 90) -> None:
-    """Until the element is there and the page stands still. Raises TimeoutException."""
-    WebDriverWait(driver, seconds).until(lambda browser: browser.find_elements(CSS, wanted))
+    """Until the element (CSS, or XPath from `//` on) is there and the page stands still. Raises TimeoutException."""
+    by = "xpath" if wanted.startswith("//") else CSS
+    WebDriverWait(driver, seconds).until(lambda browser: browser.find_elements(by, wanted))
     settle(driver)
 
 
