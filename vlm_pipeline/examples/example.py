@@ -181,7 +181,7 @@ def from_row(row: dict[str, Any]) -> Example:
             row["source_line"],
             row["source_format"],
             row["source_split"],
-            row["source_digest"],
+            row.get("source_digest"),  # layers of an earlier version have none
         ),
         section=row["section"],
         group=row["group"],

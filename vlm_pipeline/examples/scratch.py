@@ -16,7 +16,7 @@ class Scratch:
         """tables: the columns of each table by its name, as SQL; of rows with one primary key the first is kept."""
         self._database = sqlite3.connect("")
         self._database.executescript(
-            "PRAGMA cache_size=-16000; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=FILE;"
+            "PRAGMA cache_size=-4000; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=FILE;"
             + "".join(f'CREATE TABLE "{name}" ({columns});' for name, columns in tables.items())
         )
         self._waiting: dict[str, list[Sequence[Any]]] = {name: [] for name in tables}

@@ -224,8 +224,9 @@ def _merged(
             if task.max_examples and seen[row.section, row.split] > task.max_examples:
                 continue  # a dev run
             if row.split != "train":
-                held_out.add(str(row.group))
-                held_out.update({row.id} & overlay.replaced)
+                if overlay.files:
+                    held_out.add(str(row.group))
+                    held_out.update({row.id} & overlay.replaced)
             elif row.id in overlay.replaced:
                 continue
         if reason:

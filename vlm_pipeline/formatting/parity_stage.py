@@ -71,14 +71,14 @@ def _census(task: Task, store: TaskStore, section: str) -> ParityCensus:
     from vlm_pipeline.formatting.conversation import build_conversation
     from vlm_pipeline.formatting.parity import ParityCensus, requests_of
     from vlm_pipeline.formatting.table import read_formatted_rows
-    from vlm_pipeline.inference.hosted_run import conversation_asks
+    from vlm_pipeline.inference.hosted_run import stream_asks
 
     hosted = requests_of(task, None)
     local = [predictor.name for predictor in task.predictors if predictor.kind == "transformers"]
     names = [predictor.name for predictor in task.predictors]
     census = ParityCensus(names, task.prompt, getattr(task_processor(task), "image_token", None))
     table = store.section("formatted", section)
-    asks = iter(conversation_asks([table], ASKED))
+    asks = stream_asks([table], ASKED)
     raw = read_raw(store.section("raw", section))  # in the order of the formatted rows
     for row in read_formatted_rows(table, ["id", "split", "prompt_text"]):
         if row["split"] in ASKED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,11 @@ _COLUMNS = ["id", "section", "group", "split", "messages", "tools", "images", "i
 
 def conversation_asks(formatted: Sequence[Path | str], splits: Sequence[str]) -> list[Ask]:
     """The same rows that local predictors are asked, as the conversations that their prompts were rendered from."""
-    asks = []
+    return list(stream_asks(formatted, splits))
+
+
+def stream_asks(formatted: Sequence[Path | str], splits: Sequence[str]) -> Iterator[Ask]:
+    """`conversation_asks`, one at a time."""
     for row in read_formatted_rows(list(formatted), _COLUMNS):
         if row["split"] not in splits:
             continue
@@ -47,13 +51,10 @@ def conversation_asks(formatted: Sequence[Path | str], splits: Sequence[str]) ->
         ]
         tools = json.loads(row["tools"]) if row["tools"] else None
         talk = Conversation(json.loads(row["messages"]), images, tools).without_answer()
-        asks.append(
-            Ask(
-                row["id"], row["section"], row["group"], row["split"], conversation_hash(talk),
-                tuple(image.sha256 for image in talk.images), talk,
-            )
+        yield Ask(
+            row["id"], row["section"], row["group"], row["split"], conversation_hash(talk),
+            tuple(image.sha256 for image in talk.images), talk,
         )  # fmt: skip
-    return asks
 
 
 @lru_cache(maxsize=10_000)
