@@ -299,3 +299,31 @@ def test_the_same_picture_in_train_and_test_blocks(task: Task, tmp_path: Path) -
     make(task, store)
     verdict = leakage_report(task, store)
     assert not verdict.passed and "torque" in verdict.message
+
+
+def test_only_a_changed_section_is_looked_at_again_for_leaks(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlm_pipeline.examples import facts
+
+    looked: list[str] = []
+    look_of = facts.look_of
+    monkeypatch.setattr(facts, "look_of", lambda image: looked.append(image.sha256) or look_of(image))
+    store = TaskStore("demo", tmp_path / "store")
+    make(task, store)
+    leakage_report(task, store)
+    assert len(looked) == len(set(looked)) == 12  # pictures
+    kept = {name: store.section("facts", name).stat().st_mtime_ns for name in ("torque", "fluids")}
+    rows = [row("torque", number) for number in range(12)]
+    rows[1]["image"] = "images/fluids-0.png"  # a page of the other section, in train there and in val here
+    rows[1]["metadata"]["group"] = "of its own"
+    write_rows(task.root, "torque", rows)
+    make(task, store)
+    verdict = leakage_report(task, store)
+    assert not verdict.passed and "torque-1" in verdict.message
+    assert len(looked) == 13  # the page is new to this section
+    now = {name: store.section("facts", name).stat().st_mtime_ns for name in kept}
+    assert now["fluids"] == kept["fluids"] and now["torque"] != kept["torque"]
+    anew = TaskStore("demo", tmp_path / "anew")
+    make(task, anew)
+    assert leakage_report(task, anew).message == verdict.message
