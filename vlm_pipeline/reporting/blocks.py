@@ -34,15 +34,13 @@ class Blocks:
     judges: Judges | None
     costs: Table
     provenance: list[tuple[str, Facts]]
-    changes: Changes | None
+    changes: Changes | None = None  # since the report before
 
     def as_context(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def make_blocks(
-    inputs: ReportInputs, view: Comparison, rows: Sequence[Row], changes: Changes | None
-) -> Blocks:
+def make_blocks(inputs: ReportInputs, view: Comparison, rows: Sequence[Row]) -> Blocks:
     counts, first, total = quarantine_tables(inputs.quarantine)
     return Blocks(
         training_facts=training_facts(inputs.adapter),
@@ -56,7 +54,6 @@ def make_blocks(
         judges=judges_block(inputs.external, view),
         costs=cost_table(view, rows),
         provenance=provenance(inputs),
-        changes=changes,
     )
 
 

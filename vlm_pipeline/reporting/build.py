@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,9 @@ def build_report(
     figures = draw_figures(inputs, view, rows, log)
     weak = weak_rows(inputs, view)
     thumbnails = make_thumbnails(_wanted_pictures(rows, changes, weak.values()), inputs.image_root)
-    blocks = make_blocks(inputs, view, rows, None)
+    blocks = make_blocks(inputs, view, rows)
     document = summary.report_document(view, rows, blocks, version)
-    since = _since(inputs, folder, version, document)
-    blocks = make_blocks(inputs, view, rows, since) if since else blocks
+    blocks = replace(blocks, changes=_since(inputs, folder, version, document))
 
     final = folder / VERSIONS / version
     with atomic_folder(final) as hidden:

@@ -11,7 +11,7 @@ from vlm_pipeline.reporting.summary import PICTURE_LIMIT, figure_table, picture_
 
 def test_summary_holds_decision_predictors_and_weak_sections(inputs: ReportInputs) -> None:
     view = read_comparison(inputs)
-    text = summary_markdown(view, make_blocks(inputs, view, [], None))
+    text = summary_markdown(view, make_blocks(inputs, view, []))
     assert escape(view.decision.sentence) in text
     assert text.count("\n| ") == 7 and "| pending | the hosted fine-tune job is still running |" in text
     assert "Weak sections: diagrams" in text
