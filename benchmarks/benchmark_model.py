@@ -1,4 +1,7 @@
-"""The model that all benchmarks share, so that ratios mean the same everywhere: a random Qwen2-VL of 3.2 M parameters."""
+"""The model that all benchmarks share, so that ratios mean the same everywhere: a random Qwen2-VL of 3.2 M parameters.
+
+For GPUs also Qwen2-VL 2B and 7B by their configurations, with random weights in bf16.
+"""
 
 from __future__ import annotations
 
@@ -58,26 +61,45 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def model_config(tokenizer: PreTrainedTokenizerFast, **text: int) -> Qwen2VLConfig:
+# hidden, intermediate, layers, heads, key/value heads, vocabulary, tied output; of the vision tower: blocks, width, heads
+_SIZES = {
+    "2b": (1536, 8960, 28, 12, 2, 151_936, True, 32, 1280, 16),
+    "7b": (3584, 18_944, 28, 28, 4, 152_064, False, 32, 1280, 16),
+}
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast, size: str = "small") -> Qwen2VLConfig:
+    vocabulary = len(tokenizer)
+    shape = _SIZES.get(size, (192, 512, 4, 6, 2, vocabulary, True, 4, 128, 4))
+    hidden, wide, layers, heads, key_heads, vocabulary, tied, blocks, width, vision_heads = shape
+    pairs = hidden // heads // 2  # of rotary positions, shared by time, height and width
+    sections = [pairs // 4, (pairs - pairs // 4) // 2, pairs - pairs // 4 - (pairs - pairs // 4) // 2]
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in CONTROL}
     return Qwen2VLConfig(
         text_config={
-            "vocab_size": len(tokenizer), "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4,
-            "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 16_384,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
-            "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"], **text,
+            "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": wide, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": key_heads, "max_position_embeddings": 16_384,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": sections},
+            "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
         },
-        vision_config={"depth": 4, "embed_dim": 128, "hidden_size": 192, "num_heads": 4, "mlp_ratio": 4, "patch_size": 14},
+        vision_config={
+            "depth": blocks, "embed_dim": width, "hidden_size": hidden, "num_heads": vision_heads, "mlp_ratio": 4, "patch_size": 14,
+        },
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"], tie_word_embeddings=True,
+        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"], tie_word_embeddings=tied,
     )  # fmt: skip
 
 
-def save_benchmark_model(folder: Path, seed: int = 0) -> Path:
+def save_benchmark_model(folder: Path, seed: int = 0, size: str = "small") -> Path:
     """Model and processor as a folder that the Auto classes load."""
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    model = Qwen2VLForConditionalGeneration(model_config(tokenizer)).eval()
+    config = model_config(tokenizer, size)
+    if size == "small":
+        model = Qwen2VLForConditionalGeneration(config).eval()
+    else:
+        with torch.device("cuda"):
+            model = Qwen2VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16).eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)

@@ -135,14 +135,6 @@ def hosted_fine_tune(
     return FineTuneEstimate(examples, tokens_per_epoch, passes, billed, cost)
 
 
-def optimizer_steps(rows: int, rows_per_step: int, epochs: float, max_steps: int | None = None) -> int:
-    """Optimizer steps of a run without packing: every epoch ends with a step, however small."""
-    if rows <= 0 or rows_per_step <= 0:
-        raise ValueError(f"no steps from {rows} rows of {rows_per_step} a step")
-    steps = math.ceil(math.ceil(rows / rows_per_step) * epochs)
-    return steps if max_steps is None else min(steps, max_steps)
-
-
 def lora_training_memory(
     base_parameters: int,
     trainable_parameters: int,

@@ -129,7 +129,8 @@ class Packer:
     def _cut(self, members: np.ndarray, prefix: int) -> list[Bundle]:
         """A family in bundles of at most a step's rows; rows that share nothing, one by one."""
         if not prefix:
-            return [self._bundle([int(index)], 0) for index in members]
+            single = zip(members.tolist(), self.lengths[members].tolist(), strict=True)
+            return [Bundle((index,), 0, length) for index, length in single]
         pieces = np.array_split(members, -(-len(members) // self.rows_per_step))
         return [self._bundle(piece.tolist(), prefix) for piece in pieces]
 

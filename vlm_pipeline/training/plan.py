@@ -8,6 +8,7 @@ itself holds no time: it does not change when a run has measured a speed.
 from __future__ import annotations
 
 import platform
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from vlm_pipeline.training.rows import Rows
 SMALL_SET_ROWS = 200
 FEW_ROWS = 100
 FEW_STEPS = 200
+FEWEST_TOKENS, MOST_TOKENS = 1024, 4096  # of a forward pass, by default
 _VISION_WORDS = ("visual", "vision", "image_")
 _WEIGHT_BYTES = {"nf4": 0.55, "int8": 1.05}
 
@@ -37,6 +39,7 @@ class Plan:
     rows: int
     steps: int
     epochs: float
+    epoch_steps: list[int]  # of each epoch; the last may be a part of one
     evaluations: int
     tokens: int  # of the rows, an epoch, as without sharing
     packed_tokens: int  # that will be computed, an epoch
@@ -44,6 +47,7 @@ class Plan:
     supervised_tokens: int
     saved_by_sharing: float  # share of tokens that sharing saves
     longest_row: int
+    token_budget: int  # tokens of a forward pass, at most
     passes_per_epoch: int
     trainable_parameters: int
     base_parameters: int
@@ -74,48 +78,46 @@ def make_packer(rows: Rows, job: JobSettings, base: BaseShape) -> Packer:
 def make_plan(packer: Packer, val: Rows, job: JobSettings, base: BaseShape) -> Plan:
     """Plan a run on the rows of `packer`, judged on `val`."""
     settings, rows = job.training, packer.rows
-    epoch_steps, steps = schedule(packer, settings.epochs, settings.max_steps)
-    passes = [one for step in packer.epoch(0) for one in packer.passes(step, settings.token_budget)]
-    tokens, packed = int(rows.lengths.sum()), computed_tokens(passes)
+    whole, part = divmod(settings.epochs, 1)
+    budget = settings.token_budget or default_budget(packer, precision_name("auto") == "float32")
+    epoch_steps: list[int] = []
+    first: list[list[Bundle]] = []  # forward passes of the first epoch
+    all_tokens, left = 0, settings.max_steps or sys.maxsize
+    for number, share in enumerate([1.0] * int(whole) + [part] * (part > 0)):
+        passes = [packer.passes(step, budget) for step in packer.epoch(number)]
+        first = first or [one for step in passes for one in step]
+        taken = min(left, max(1, round(share * len(passes))))
+        all_tokens += sum(map(computed_tokens, passes[:taken]))
+        epoch_steps.append(taken)
+        left -= taken
+        if not left:
+            break
+    tokens, packed, steps = int(rows.lengths.sum()), computed_tokens(first), sum(epoch_steps)
     trainable = lora_parameters(base.weights, job.lora)
     return Plan(
-        rows=len(rows), steps=steps, epochs=settings.epochs, evaluations=evaluations(settings.eval_steps, epoch_steps, steps),
-        tokens=tokens, packed_tokens=packed, all_tokens=_tokens_of_run(packer, epoch_steps, steps, settings.token_budget),
+        rows=len(rows), steps=steps, epochs=settings.epochs, epoch_steps=epoch_steps,
+        evaluations=evaluations(settings.eval_steps, epoch_steps),
+        tokens=tokens, packed_tokens=packed, all_tokens=all_tokens,
         supervised_tokens=int(rows.supervised.sum()), saved_by_sharing=1 - packed / tokens,
-        longest_row=int(rows.lengths.max()), passes_per_epoch=len(passes), trainable_parameters=trainable,
-        base_parameters=base.parameters, memory_bytes=memory(passes, rows, trainable, job, base),
+        longest_row=int(rows.lengths.max()), token_budget=budget, passes_per_epoch=len(first), trainable_parameters=trainable,
+        base_parameters=base.parameters, memory_bytes=memory(first, rows, trainable, job, base),
         findings=findings(rows, val, steps, job),
     )  # fmt: skip
 
 
-def schedule(packer: Packer, epochs: float, max_steps: int | None) -> tuple[list[int], int]:
-    """Optimizer steps of each epoch (the last may be a part of one), and of the whole run."""
-    whole, part = divmod(epochs, 1)
-    steps = [len(packer.epoch(number)) for number in range(int(whole))]
-    if part:
-        steps.append(max(1, round(part * len(packer.epoch(int(whole))))))
-    return steps, min(sum(steps), max_steps or sum(steps))
-
-
-def evaluations(every: int | str, epoch_steps: list[int], steps: int) -> int:
+def evaluations(every: int | str, epoch_steps: list[int]) -> int:
     """How often a run evaluates: the untrained model, every so many steps or epoch, and the last step."""
-    if every == "epoch":
-        ends = {min(sum(epoch_steps[: number + 1]), steps) for number in range(len(epoch_steps))}
-        return 1 + len(ends)
-    return 1 + -(-steps // int(every))
+    return 1 + (len(epoch_steps) if every == "epoch" else -(-sum(epoch_steps) // int(every)))
+
+
+def default_budget(packer: Packer, small_device: bool) -> int:
+    """Tokens of a forward pass: as many as pay, and the largest group whole, since a cut one computes its prefix twice."""
+    largest = max(bundle.tokens for step in packer.epoch(0) for bundle in step)
+    return min(MOST_TOKENS, max(FEWEST_TOKENS, largest)) if small_device else MOST_TOKENS
 
 
 def computed_tokens(passes: list[list[Bundle]]) -> int:
     return sum(bundle.tokens for one in passes for bundle in one)
-
-
-def _tokens_of_run(packer: Packer, epoch_steps: list[int], steps: int, budget: int) -> int:
-    total = 0
-    for number, count in enumerate(epoch_steps):
-        planned = packer.epoch(number)[: min(count, steps)]
-        total += sum(computed_tokens(packer.passes(step, budget)) for step in planned)
-        steps -= len(planned)
-    return total
 
 
 def findings(rows: Rows, val: Rows, steps: int, job: JobSettings) -> list[str]:

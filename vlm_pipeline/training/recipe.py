@@ -43,7 +43,6 @@ from vlm_pipeline.training.plan import (
     measured_speed,
     over_budget,
     planned_seconds,
-    schedule,
 )
 from vlm_pipeline.training.preflight import check_device, check_formatting, check_start
 from vlm_pipeline.training.progress import Progress, adapter_tensors, restore, snapshot
@@ -98,7 +97,7 @@ class Training:
         self.idle_memory = used_memory(self.device)
         set_seed(settings.seed)
         self._setup_model()
-        self.budget = TokenBudget(settings.token_budget, int(self.packer.lengths.min()), say)
+        self.budget = TokenBudget(self.plan.token_budget, int(self.packer.lengths.min()), say)
         self._setup_data()
         self._setup_optimization()
         self.progress = Progress()
@@ -203,7 +202,7 @@ class Training:
 
     def _setup_optimization(self) -> None:
         settings = self.settings
-        self.epoch_steps, self.total_steps = schedule(self.packer, settings.epochs, settings.max_steps)
+        self.total_steps = self.plan.steps
         self.trainable = [value for value in self.model.parameters() if value.requires_grad]
         self.optimizer = make_optimizer(self.trainable, settings)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
@@ -246,7 +245,7 @@ class Training:
 
     def _epoch_plan(self, number: int) -> list[list[Bundle]]:
         if self._planned is None or self._planned[0] != number:
-            self._planned = (number, self.packer.epoch(number)[: self.epoch_steps[number]])
+            self._planned = (number, self.packer.epoch(number)[: self.plan.epoch_steps[number]])
         return self._planned[1]
 
     def _step(self, bundles: list[Bundle], upcoming: list[list[Bundle]]) -> tuple[float, float]:

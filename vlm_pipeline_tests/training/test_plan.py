@@ -128,6 +128,25 @@ def test_a_run_whose_answers_nobody_watches_says_why_beforehand(tmp_path, proces
         assert "a falling loss" not in " ".join(watched)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
+def test_the_estimate_of_memory_is_near_the_measured_peak(tmp_path, checkpointing):
+    """In a process of its own, with a model whose activations weigh more than its surroundings."""
+    model = tiny.save_text_model(tmp_path / "model", hidden=256, layers=6)
+    words = tiny.tokenizer()
+    rows = [tiny.formatted_row(words, f"r{n}", "Say it!", "It is so. " * 40) for n in range(16)]
+    table = tiny.write_rows(tmp_path / "rows.parquet", rows)
+    request = make_request(
+        tmp_path, "run", model, table, max_steps=2, batch_size=8, packing="none", token_budget=4096, gradient_checkpointing=checkpointing
+    )  # fmt: skip
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    # The C library gives freed memory back at once, so that the peak is of what was needed.
+    env = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "vlm_pipeline.training", str(tmp_path / "request.json")]
+    subprocess.run(command, env={**os.environ, **env}, check=True, capture_output=True, timeout=500)
+    memory = read_record(request["output"])["plan"]["memory_bytes"]
+    assert 0.6 < memory["planned"] / memory["actual"] < 1.7, memory
+
+
 @pytest.fixture
 def task_world(tmp_path, vision_model, table):
     """A task whose rows are formatted and proven, ready to be planned."""

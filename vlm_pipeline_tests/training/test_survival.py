@@ -250,7 +250,7 @@ def test_out_of_memory_halves_the_token_budget_says_so_and_changes_no_result(
     request = make_request(tmp_path, "small", vision_model, table, **settings)
     _, ears = run(request)
     monkeypatch.undo()
-    assert "out of memory in the evaluation at step 0: the token budget is now 2,048" in ears.text
+    assert "out of memory in the evaluation at step 0: the token budget is now 512" in ears.text
     assert read_record(request["output"])["token_budget"] < 100
     large = make_request(tmp_path, "large", vision_model, table, **settings)
     run(large)
