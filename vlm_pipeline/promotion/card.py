@@ -51,8 +51,36 @@ def adapter_card(
         f"- chat template: hash `{record['template_hash']}`",
         f"- training rows: {training.get('rows', 'unknown')}, set `{training.get('hash', 'unknown')}`",
         f"- adapted modules: {len(record['adapted_modules'])}, seed {record['seed']}",
+        *["", "## Limits", ""],
+        *(f"- {line}" for line in _limits(task, record, pair)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _limits(task: Task, record: Mapping[str, Any], pair: Mapping[str, Any] | None) -> list[str]:
+    """What the figures above do not say, from the figures and the record."""
+    sections = ", ".join(map(_text, task.sections.names))
+    limits = [
+        f"Trained and measured on {sections} alone; what it does with other contents, layouts and languages is unknown.",
+        "It answers as measured with the base, the chat template and the picture settings of its record; with others "
+        "its answers change.",
+    ]
+    tests = (pair or {}).get("sections", {}).items()
+    open_ = [name for name, test in tests if (test["low"] or 0) <= 0 <= (test["high"] or 0)]
+    if open_:
+        limits.append(f"No difference from the base is shown in {', '.join(map(_text, open_))}.")
+    settings = record["settings"] if isinstance(record["settings"], dict) else {}
+    mode = (settings.get("quantization") or {}).get("mode", "none")
+    if mode != "none":
+        limits.append(
+            f"Trained on the base in {mode}; merged into the whole weights it answers a little differently."
+        )
+    changed = (record["training_set"] or {}).get("changed_sections")
+    if changed:
+        limits.append(
+            f"It went on from an earlier adapter with {', '.join(map(_text, changed))} and a replay of the other sections."
+        )
+    return limits + [f"Known before training: {_text(finding)}." for finding in record.get("findings", [])]
 
 
 def push_adapter(

@@ -125,6 +125,7 @@ def _record(training: Training) -> dict[str, Any]:
         "key": training.key,
         "configuration_hash": job.training_hash(),
         "seed": training.settings.seed,
+        "findings": training.plan.findings,
         "continued_from": str(request.from_adapter) if request.from_adapter else None,
         "adapted_modules": training.adapted,
         "trainable_parameters": adapters.trainable_parameters(training.model),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vlm_pipeline.promotion.card import adapter_card
 from vlm_pipeline.promotion.pointer import read_pointer
 from vlm_pipeline_tests.promotion.world import Answers, World
 from vlm_pipeline_tests.servers.hub import TOKEN, running_hub
@@ -65,8 +66,31 @@ def test_the_hub_shows_the_promoted_adapter_once_with_its_card_and_follows_a_rol
         "README.md", "adapter_config.json", "adapter_model.safetensors", "record.json",
     ]  # fmt: skip
     card = repository.files["README.md"].decode()
+    limits = card.partition("## Limits")[2]
+    assert "Trained and measured on torque, fluids alone" in limits and "No difference" not in limits
     assert "Better: tuned answers" in card and "| torque |" in card and "passed" in card
     everything = b"".join(repository.files.values()).decode("utf-8", "replace")
     assert "/home/somebody" not in everything and str(tmp_path) not in everything
     record = json.loads(repository.files["record.json"])
     assert record["base"]["model"] == "base_model" and record["files"].keys() >= {"adapter_model.safetensors"}
+
+
+def test_limits_name_what_the_figures_do_not_show(tmp_path: Path) -> None:
+    """A section without a shown difference, a quantised base, a start from an earlier adapter, too few rows."""
+    world = World(tmp_path, Answers({}))
+    record = {
+        "base": {"fingerprint": "f"}, "template_hash": "t", "adapted_modules": [], "seed": 0,
+        "settings": {"quantization": {"mode": "nf4"}}, "findings": ["only 20 training rows"],
+        "training_set": {"rows": 20, "hash": "h", "changed_sections": ["fluids"]},
+    }  # fmt: skip
+    test = {"n": 40, "difference": 0.02, "low": -0.1, "high": 0.14}
+    sure = {**test, "low": 0.01}
+    pair = {
+        "headline": sure,
+        "decision": {"sentence": "Better."},
+        "sections": {"torque": sure, "fluids": test},
+    }
+    limits = adapter_card(world.task, record, [], pair).partition("## Limits")[2]
+    assert "No difference from the base is shown in fluids." in limits
+    assert "base in nf4" in limits and "with fluids and a replay" in limits
+    assert "Known before training: only 20 training rows." in limits
