@@ -132,6 +132,7 @@ def _record(training: Training) -> dict[str, Any]:
         "steps": training.progress.step,
         "planned_steps": training.total_steps,
         "chosen_step": gate.best.step if gate.best else training.progress.step,
+        "processes": training.accelerator.num_processes,
         "packed": training.packed,
         "token_budget": training.budget.tokens,
         "loss_curve": training.progress.loss_curve,

@@ -23,7 +23,9 @@ from vlm_pipeline_tests.training import tiny
 from vlm_pipeline_tests.training.runs import live, make_request, page_rows, run
 
 
-def test_a_text_model_trains_as_an_image_model_does(tmp_path, text_model):
+@pytest.mark.parametrize("family", ["Qwen2", "Llama"])
+def test_a_text_model_trains_as_an_image_model_does(tmp_path, family):
+    text_model = tiny.save_text_model(tmp_path / "model", family=family)
     words = load_processor(text_model)
     system = "You are a torque table. Answer with a number and a unit, nothing else."
     rows = [tiny.formatted_row(words, f"r{n}", f"Say {n}!", f"It is {n}", system=system) for n in range(6)]
