@@ -4,7 +4,8 @@
 
 The adapter is merged into a plain model folder together with the processor as it was trained with (template, pixel
 budget) and with greedy defaults and every stop token in the generation config; vLLM serves it where its command is
-installed (its pins do not fit this environment: give it its own and put it on PATH), else `transformers serve`.
+installed (its pins do not fit this environment: give it its own and put it on PATH; untested: never run by this
+project's tests), else `transformers serve`.
 Clients send what the task's prompt makes of a row: system prompt and instruction are part of the messages, not of
 the server. Ask with `kind: openai_compatible`, `base_url: http://localhost:8000/v1` and the printed model name.
 """
@@ -77,6 +78,21 @@ def export_for_serving(task: Task, store: TaskStore, adapter: Path, output: Path
     )
 
 
+def notes(task: Task, command: list[str]) -> list[str]:
+    """What a reader of the served model's answers should know."""
+    found = []
+    if task.quantization.mode != "none":
+        found.append(
+            f"predictions of this task are made with a base in {task.quantization.mode}, the served model is merged "
+            "and not quantised: its answers may differ from the prediction table's"
+        )
+    if "vllm" in Path(command[0]).name:
+        found.append(
+            "untested: this project's tests have never run vLLM; compare some answers with the table first"
+        )
+    return found
+
+
 def server_command(folder: Path, *, host: str, port: int, engine: str | None = None) -> list[str]:
     """The engine's own command line. engine None: vLLM where it is on PATH, else transformers."""
     vllm = shutil.which("vllm")
@@ -120,7 +136,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--adapter", help="adapter id; default: the promoted one, else the trained one")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--engine", choices=ENGINES)
+    parser.add_argument(
+        "--engine", choices=ENGINES, help="default: vllm (untested) where it is on PATH, else transformers"
+    )
     parser.add_argument("--store", type=Path)
     options = parser.parse_args(arguments)
     task = load_task(options.task)
@@ -135,6 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
         f"model: {served_name(folder, command)}\nbase_url: http://{options.host}:{options.port}/v1",
         flush=True,
     )
+    for note in notes(task, command):
+        print(f"note: {note}", file=sys.stderr, flush=True)
     os.execve(command[0], command, server_environment(store))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -22,6 +23,7 @@ from vlm_pipeline.inference.serve import (
     ServeError,
     adapter_to_serve,
     export_for_serving,
+    notes,
     served_name,
     server_command,
 )
@@ -39,6 +41,11 @@ def free_port() -> int:
 
 def test_the_served_model_answers_as_the_prediction_table_says(tmp_path):
     request = world.make_world(tmp_path, pages=1, questions=4)
+    own = tmp_path / "model" / "generation_config.json"
+    # What a hub model may bring along; no table records it, so neither side may apply it.
+    own.write_text(
+        json.dumps({**json.loads(own.read_text()), "repetition_penalty": 1.8, "min_new_tokens": 3})
+    )
     store = TaskStore("tiny", tmp_path / "store")
     world.make_adapter(store.path("adapters", "a1"), tmp_path / "model")
     request = {**request, "predictors": ["tuned"], "adapters": {"tuned": str(store.path("adapters", "a1"))}}
@@ -84,6 +91,16 @@ def test_the_served_model_answers_as_the_prediction_table_says(tmp_path):
 def test_nothing_to_serve_says_what_to_do(tmp_path):
     with pytest.raises(ServeError, match="run the loop first"):
         adapter_to_serve(TaskStore("tiny", tmp_path), None)
+
+
+def test_what_is_not_as_measured_and_what_was_never_run_is_said(tmp_path):
+    world.make_world(tmp_path, pages=1, questions=1)
+    task = load_task(tmp_path / "task")
+    usual = ["/usr/bin/transformers", "serve", "/m"]
+    assert notes(task, usual) == []
+    assert "untested" in notes(task, ["/opt/vllm/bin/vllm", "serve", "/m"])[0]
+    quantised = task.model_copy(update={"quantization": task.quantization.model_copy(update={"mode": "nf4"})})
+    assert "may differ from the prediction table" in notes(quantised, usual)[0]
 
 
 @pytest.mark.skipif(shutil.which("vllm") is not None, reason="vLLM is installed")
