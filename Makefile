@@ -11,7 +11,7 @@ BENCHMARKS ?= $(filter-out __init__ benchmark_model,$(basename $(notdir $(wildca
 export DEEPEVAL_TELEMETRY_OPT_OUT := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: setup loop improve train train-dev eval eval-quick eval-probes compare report changes serve ui test test-slow kill bench base-model data clean
+.PHONY: setup loop loop-stand-in improve train train-dev eval eval-quick eval-probes compare report changes serve ui test test-slow kill bench base-model data clean
 
 setup: $(VENV)/.ready-run
 	@$(BIN)/python -m vlm_pipeline.orchestration.home
@@ -27,6 +27,9 @@ $(VENV)/.ready-%: pyproject.toml constraints.txt | $(BIN)/python
 
 loop: setup  ## the whole chain of TASK: rows, training, evaluation, report
 	@$(BIN)/python -m vlm_pipeline loop $(TASK)
+
+loop-stand-in: setup $(VENV)/.ready-test  ## base, tuned, hosted and hosted fine-tune without a key, against the stand-in
+	@$(BIN)/python -m vlm_pipeline_tests.servers.loop_stand_in $(TASK)
 
 improve: setup  ## one round: new rows for the weak sections, the chain over them, kept or undone
 	@$(BIN)/python -m vlm_pipeline improve $(TASK)

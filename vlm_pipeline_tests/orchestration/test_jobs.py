@@ -81,6 +81,7 @@ def test_a_store_that_is_a_url_is_refused_and_makes_no_folder_of_that_name(tmp_p
     ("target", "expected"),
     [
         ("loop", "-m vlm_pipeline loop manual_qa"),
+        ("loop-stand-in", "-m vlm_pipeline_tests.servers.loop_stand_in manual_qa"),
         ("train", "-m vlm_pipeline train manual_qa"),
         ("train-dev", "-m vlm_pipeline loop manual_qa --max-examples 10"),
         ("eval", "-m vlm_pipeline eval manual_qa"),
