@@ -11,6 +11,7 @@ from typing import Any
 from vlm_pipeline import terminal
 from vlm_pipeline.compute.payload import die_with_parent, starter_environment
 from vlm_pipeline.dagster_home import dagster_home
+from vlm_pipeline.inference import commands as inference
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
 from vlm_pipeline.reporting import commands as reporting
@@ -23,6 +24,7 @@ JOBS = {
     "train": ("train", "rows to adapter; nothing is evaluated"),
     "eval": ("evaluate", "predict, measure and compare with the adapter there is"),
 }
+PARTS = (inference, promotion, regeneration, reporting)  # each with commands of its own
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -41,20 +43,16 @@ def command_line() -> argparse.ArgumentParser:
     last.add_argument("task")
     for name in ("eval", "show"):
         commands.choices[name].add_argument("--probes", action="store_true", help="show the probes alone")
-    promotion.add_commands(commands)
-    regeneration.add_commands(commands)
-    reporting.add_commands(commands)
+    for part in PARTS:
+        part.add_commands(commands)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = command_line().parse_args(arguments)
-    if options.command in promotion.COMMANDS:
-        return promotion.run_command(options)
-    if options.command in regeneration.COMMANDS:
-        return regeneration.run_command(options)
-    if options.command in reporting.COMMANDS:
-        return reporting.run_command(options)
+    for part in PARTS:
+        if options.command in part.COMMANDS:
+            return part.run_command(options)
     few = getattr(options, "max_examples", 0)
     names = (getattr(options, "predictors", None) or "").split(",")
     try:

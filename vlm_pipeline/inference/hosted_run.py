@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from vlm_pipeline.examples.example import ImageRef
 from vlm_pipeline.formatting.conversation import Conversation
@@ -15,11 +16,12 @@ from vlm_pipeline.formatting.table import read_formatted_rows
 from vlm_pipeline.inference.apis import AnthropicMessages, Api, OpenAIChat, OpenAIResponses
 from vlm_pipeline.inference.budget import Budget
 from vlm_pipeline.inference.chat import conversation_hash
+from vlm_pipeline.inference.clients import client_for
 from vlm_pipeline.inference.hosted import HostedPredictor
 from vlm_pipeline.inference.openai_batch import BatchPredictor
 from vlm_pipeline.inference.predict import Counts
 from vlm_pipeline.inference.prediction import Ask
-from vlm_pipeline.inference.predictors import NOT_RUN, availability, fine_tune_info, server_place, server_url
+from vlm_pipeline.inference.predictors import NOT_RUN, availability, fine_tune_info, is_azure, server_place
 from vlm_pipeline.inference.prices import Price, PriceError, price_of
 from vlm_pipeline.settings.predictors import (
     AnthropicPredictor,
@@ -91,6 +93,8 @@ def make_hosted(
         else price_of(_priced_model(settings, api), settings.price, env)
     )
     identity = {"kind": settings.kind, "model": api.model, "api": type(api).__name__}
+    if is_azure(settings) and model:
+        identity["tuned"] = model  # a deployment keeps its name when another model is put there
     identity["place"] = server_place(settings, env)
     batch = isinstance(settings, OpenAIPredictor) and settings.batch
     options: dict[str, Any] = {
@@ -111,41 +115,48 @@ def make_hosted(
 
 
 def _api(settings: Any, model: str | None, env: Mapping[str, str]) -> Api:
-    """The provider's client, its own retries off: ours see every 429."""
-    url = server_url(settings, env)
-    common: dict[str, Any] = {"max_retries": 0, "timeout": settings.timeout_s}
+    client = client_for(settings, env)
     if isinstance(settings, AnthropicPredictor):
-        from anthropic import Anthropic
-
-        client: Any = Anthropic(api_key=env["ANTHROPIC_API_KEY"], base_url=url, **common)
         return AnthropicMessages(client, settings.model)
-    if isinstance(settings, AzureOpenAIPredictor):
-        from openai import AzureOpenAI
-
-        client = AzureOpenAI(
-            api_key=env["AZURE_OPENAI_API_KEY"], azure_endpoint=url, api_version=settings.api_version, **common
-        )  # fmt: skip
-        return OpenAIChat(client, settings.deployment)
-    from openai import OpenAI
-
     if isinstance(settings, OpenAICompatiblePredictor):
-        key = env.get(settings.api_key_env, "") if settings.api_key_env else ""
-        return OpenAIChat(
-            OpenAI(api_key=key or "none", base_url=url, **common), settings.model, compatible=True
-        )
-    client = OpenAI(api_key=env["OPENAI_API_KEY"], base_url=url, **common)
-    if isinstance(settings, OpenAIFineTunedPredictor):
-        if model is None:
-            raise ValueError(f"{settings.name}: the fine-tuning job has given no model yet")
-        return OpenAIChat(client, model)
-    api = OpenAIResponses if settings.api == "responses" else OpenAIChat
-    return api(client, settings.model)
+        return OpenAIChat(client, settings.model, compatible=True)
+    if isinstance(settings, OpenAIFineTunedPredictor) and model is None:
+        raise ValueError(f"{settings.name}: the fine-tuning job has given no model yet")
+    asked = settings.deployment if is_azure(settings) else model or settings.model
+    responses = isinstance(settings, OpenAIPredictor) and settings.api == "responses"
+    return (OpenAIResponses if responses else OpenAIChat)(client, asked)
+
+
+def stand_in(settings: Any, client: Any) -> str:
+    """What every table calls these answers where no provider and no model of one's own gave them; else "".
+
+    A provider's model that this machine answered for is a stand-in; a compatible server here is one if it says so.
+    """
+    host = urlsplit(f"//{server_place(settings)}").hostname or ""
+    if not (
+        host == "localhost"
+        or host.endswith(".localhost")
+        or host.startswith("127.")
+        or host in ("::1", "0.0.0.0")
+    ):
+        return ""
+    if isinstance(settings, OpenAICompatiblePredictor):
+        try:
+            owners = {model.owned_by for model in client.with_options(timeout=5).models.list()}
+        except Exception:  # not every server lists its models
+            return ""
+        if "stand-in" not in owners:
+            return ""
+    return f"stand-in on {host}"
 
 
 def _priced_model(settings: Any, api: Api) -> str:
-    return (
-        (settings.model or settings.deployment) if isinstance(settings, AzureOpenAIPredictor) else api.model
-    )
+    """The model whose price holds: what a deployment is called says nothing."""
+    if isinstance(settings, AzureOpenAIPredictor):
+        return settings.model or settings.deployment
+    if isinstance(settings, OpenAIFineTunedPredictor):
+        return f"ft:{settings.model.removeprefix('ft:')}"
+    return api.model
 
 
 class HostedSession:
@@ -195,11 +206,14 @@ class HostedSession:
         if problem := predictor.api.refuse(generation):
             return {"status": f"{NOT_RUN}: {problem}"}
 
+        played = stand_in(settings, predictor.api.client)
+
         def about() -> dict[str, Any]:
             price = predictor.price
             return {
                 "model": predictor.api.model,
                 "place": server_place(settings),
+                "stand_in": played,
                 "price": {"input": price.input, "output": price.output, "as_of": price.as_of},
                 "ignored_settings": predictor.api.unmet(generation),
                 "refused_settings": sorted(predictor.dropped),
@@ -210,6 +224,7 @@ class HostedSession:
         return {
             **counts.as_dict(),
             **refused,
+            **({"stand_in": played} if played else {}),
             "budget_usd": self.budget.limit_usd,
             "spent_usd": self.budget.spent_usd,
         }

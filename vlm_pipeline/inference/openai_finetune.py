@@ -4,14 +4,13 @@
 `refresh` looks once; `wait` looks until the job ends. The job carries a hash of files and settings in its metadata,
 so that a run which lost the answer, or the process, finds the same job again and never starts a second.
 
-Azure: the same calls through AzureOpenAI (`client_for(settings, azure=True)`); a finished Azure model must then be
-deployed with Azure's own tools before an `azure_openai` predictor can ask it. That variant was only run against the
-stand-in's Azure paths.
+Azure: the same calls through AzureOpenAI (`provider: azure_openai`); a finished Azure model must be deployed with
+Azure's own tools, and its `deployment` named, before it can be asked. That variant was only run against the stand-in's
+Azure paths.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,14 +22,14 @@ from filelock import FileLock
 from vlm_pipeline.estimates import hosted_fine_tune
 from vlm_pipeline.formatting.openai_validator import AZURE, OPENAI, Limits, validate_jsonl
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
-from vlm_pipeline.inference.patience import MalformedAnswer, RequestFailed, create_once, patiently
-from vlm_pipeline.inference.predictors import NOT_RUN
+from vlm_pipeline.inference.openai_jobs import KEY_TAG, find_job, look
+from vlm_pipeline.inference.patience import RequestFailed, create_once, patiently
+from vlm_pipeline.inference.predictors import NOT_RUN, is_azure
 from vlm_pipeline.inference.prices import Price, PriceError, price_of
 from vlm_pipeline.redaction import redact
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor
 from vlm_pipeline.store import content_hash, file_hash, read_json, write_json
 
-_TAG = "vlm_pipeline_key"
 _ENDED = ("succeeded", "failed", "cancelled")
 _PURPOSE = "fine-tune"
 
@@ -52,23 +51,6 @@ class TrainingFile:
     @property
     def remote_name(self) -> str:
         return f"vlm-pipeline-{self.sha256[:24]}.jsonl"
-
-
-def client_for(
-    settings: OpenAIFineTunedPredictor, env: Mapping[str, str] | None = None, *, azure: bool = False
-) -> Any:
-    """The real client with its own retries off: a repeated `create` must look for the first one's result first."""
-    env = os.environ if env is None else env
-    options = {"max_retries": 0, "timeout": settings.timeout_s}
-    if azure:
-        from openai import AzureOpenAI
-
-        return AzureOpenAI(
-            api_key=env["AZURE_OPENAI_API_KEY"], azure_endpoint=env["AZURE_OPENAI_ENDPOINT"], api_version="2025-04-01-preview", **options
-        )  # fmt: skip
-    from openai import OpenAI
-
-    return OpenAI(api_key=env["OPENAI_API_KEY"], base_url=env.get("OPENAI_BASE_URL") or None, **options)
 
 
 def inspect_file(
@@ -139,9 +121,7 @@ def _submit(
     say: Callable[[str], None],
     env: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    from openai import AzureOpenAI
-
-    limits = AZURE if isinstance(client, AzureOpenAI) else OPENAI
+    limits = AZURE if is_azure(settings) else OPENAI
     files = {"training": inspect_file(train, settings.model, limits=limits)}
     if val is not None and val.is_file() and val.stat().st_size:
         files["validation"] = inspect_file(val, settings.model, validation=True, limits=limits)
@@ -153,7 +133,7 @@ def _submit(
         info = read_json(info_path, default={})
         if info.get("key") == key and info.get("job_id"):
             try:
-                info = _look(info, client)
+                info = look(info, client)
             except RequestFailed as error:  # the job goes on without us
                 say(f"the job {info['job_id']} could not be asked: {error}")
             write_json(info_path, info)
@@ -163,7 +143,7 @@ def _submit(
         priced = estimate(files["training"], settings, price_of(settings.model, settings.price, env))
         info = {"key": key, "status": "uploading", "model": settings.model, "settings": chosen, "data": hashes,
                 "estimate": priced, "history": _history(info)}  # fmt: skip
-        job = patiently(lambda: _find_job(client, key))
+        job = patiently(lambda: find_job(client, key))
         if job is None:
             try:
                 ticket = budget.reserve(
@@ -176,9 +156,7 @@ def _submit(
                 for name, file in files.items():
                     info[f"{name}_file"] = _upload(client, file, say)
                     write_json(info_path, info)
-                job = create_once(
-                    lambda: _find_job(client, key), lambda: _create(client, settings, info, key)
-                )
+                job = create_once(lambda: find_job(client, key), lambda: _create(client, settings, info, key))
             except RequestFailed as error:
                 if not error.verdict.maybe_paid:
                     budget.settle(ticket, 0.0)
@@ -191,7 +169,7 @@ def _submit(
         }
         write_json(info_path, info)
         if job.status in _ENDED:  # found, not made: its model and figures are not known yet
-            info = _look(info, client)
+            info = look(info, client)
             write_json(info_path, info)
     say(
         f"fine-tuning job {job.id}: {priced['rows']} rows, {priced['epochs']} epochs, about {priced['usd']:.2f} USD, at most {priced['usd_at_most']:.2f}"
@@ -217,7 +195,7 @@ def refresh(info_path: Path, client: Any, *, attempts: int = 10) -> dict[str, An
         info = read_json(info_path, default={})
         unknown = info.get("status") == "succeeded" and not info.get("fine_tuned_model")
         if info.get("job_id") and (info.get("status") not in _ENDED or unknown):
-            info = _look(info, client, attempts)
+            info = look(info, client, attempts)
             write_json(info_path, info)
     return info
 
@@ -255,93 +233,10 @@ def cancel(info_path: Path, client: Any) -> dict[str, Any]:
     return refresh(info_path, client)
 
 
-def list_jobs(client: Any, limit: int = 20) -> list[dict[str, Any]]:
-    """The latest jobs of this account, ours marked with their key."""
-
-    def rows() -> list[dict[str, Any]]:
-        found = []
-        for job in client.fine_tuning.jobs.list(limit=limit):
-            found.append(
-                {
-                    "job_id": job.id, "model": job.model, "status": job.status, "fine_tuned_model": job.fine_tuned_model,
-                    "created_at": job.created_at, "key": (job.metadata or {}).get(_TAG),
-                }
-            )  # fmt: skip
-            if len(found) >= limit:
-                break
-        return found
-
-    return patiently(rows)
-
-
-def events(client: Any, job_id: str, limit: int = 100) -> list[dict[str, Any]]:
-    """Events of a job, the oldest first."""
-    found = _listed(lambda: client.fine_tuning.jobs.list_events(job_id, limit=limit))
-    rows = [{"time": event.created_at, "message": event.message, "data": event.data} for event in found]
-    return rows[::-1]
-
-
-def _listed(call: Callable[[], Any]) -> list[Any]:
-    """The entries of a list answer; one that came without its list is malformed and asked for again."""
-
-    def entries() -> list[Any]:
-        data = call().data
-        if data is None:
-            raise MalformedAnswer("the answer has no list")
-        return data
-
-    return patiently(entries)
-
-
-def checkpoints(client: Any, job_id: str) -> list[dict[str, Any]]:
-    found = _listed(lambda: client.fine_tuning.jobs.checkpoints.list(job_id))
-    return [
-        {
-            "step": point.step_number,
-            "model": point.fine_tuned_model_checkpoint,
-            "metrics": point.metrics.model_dump(exclude_none=True),
-        }
-        for point in sorted(found, key=lambda point: point.step_number)
-    ]
-
-
-def _look(info: dict[str, Any], client: Any, attempts: int = 10) -> dict[str, Any]:
-    job = patiently(lambda: client.fine_tuning.jobs.retrieve(info["job_id"]), attempts=attempts)
-    info = {
-        **info,
-        "status": job.status,
-        "fine_tuned_model": job.fine_tuned_model,
-        "trained_tokens": job.trained_tokens,
-    }
-    info["events"] = events(client, job.id)
-    if job.error and job.error.message:
-        info["error"] = redact(job.error.message)
-    if job.status == "succeeded":
-        info["checkpoints"] = checkpoints(client, job.id)
-        info["finished_at"] = job.finished_at
-        losses = [
-            event["data"]["train_loss"] for event in info["events"] if "train_loss" in (event["data"] or {})
-        ]
-        last = info["checkpoints"][-1]["metrics"] if info["checkpoints"] else {}
-        info["metrics"] = {**({"train_loss": losses[-1]} if losses else {}), **last}
-        estimated = info["estimate"]
-        if job.trained_tokens and estimated["tokens"]:
-            per_token = estimated["usd"] / (estimated["tokens"] * estimated["epochs"])
-            info["cost_usd"] = job.trained_tokens * per_token
-    return info
-
-
 def _history(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The jobs before the next one, the present one included."""
     past = {name: info.get(name) for name in ("key", "job_id", "status", "fine_tuned_model", "error")}
     return [*info.get("history", []), *([past] if info.get("job_id") else [])]
-
-
-def _find_job(client: Any, key: str) -> Any | None:
-    for job in client.fine_tuning.jobs.list(limit=100):
-        if (job.metadata or {}).get(_TAG) == key and job.status not in ("failed", "cancelled"):
-            return job
-    return None
 
 
 def _upload(client: Any, file: TrainingFile, say: Callable[[str], None]) -> str:
@@ -373,6 +268,6 @@ def _create(client: Any, settings: OpenAIFineTunedPredictor, info: dict[str, Any
         training_file=info["training_file"],
         method={"type": "supervised", "supervised": {"hyperparameters": chosen}},
         suffix=f"vlm-{key[:12]}",
-        metadata={_TAG: key},
+        metadata={KEY_TAG: key},
         **optional,
     )

@@ -16,18 +16,12 @@ from vlm_pipeline.settings.predictors import (
     AzureOpenAIPredictor,
     OpenAICompatiblePredictor,
     OpenAIFineTunedPredictor,
-    OpenAIPredictor,
     TransformersPredictor,
 )
 from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import Task
 
-_KEYS = {
-    OpenAIPredictor: ("OPENAI_API_KEY",),
-    OpenAIFineTunedPredictor: ("OPENAI_API_KEY",),
-    AzureOpenAIPredictor: ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT"),
-    AnthropicPredictor: ("ANTHROPIC_API_KEY",),
-}
+_AZURE_KEYS = ("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT")
 _CONNECT_SECONDS = 2.0
 NOT_RUN = "not run"
 
@@ -40,6 +34,20 @@ def adapter_predictor(adapter_id: str) -> TransformersPredictor:
 def is_local(predictor: Any) -> bool:
     """Whether the answers come from this machine's own model."""
     return isinstance(predictor, TransformersPredictor)
+
+
+def is_azure(predictor: Any) -> bool:
+    fine_tuned = isinstance(predictor, OpenAIFineTunedPredictor) and predictor.provider == "azure_openai"
+    return fine_tuned or isinstance(predictor, AzureOpenAIPredictor)
+
+
+def key_variables(predictor: Any) -> tuple[str, ...]:
+    """Environment variables without which a hosted predictor cannot be asked."""
+    if isinstance(predictor, OpenAICompatiblePredictor):
+        return (predictor.api_key_env,) if predictor.api_key_env else ()
+    if isinstance(predictor, AnthropicPredictor):
+        return ("ANTHROPIC_API_KEY",)
+    return _AZURE_KEYS if is_azure(predictor) else ("OPENAI_API_KEY",)
 
 
 def fine_tune_info(task: Task, store: TaskStore, predictor: OpenAIFineTunedPredictor) -> Path:
@@ -55,7 +63,7 @@ def server_url(predictor: Any, env: Mapping[str, str] | None = None) -> str:
     env = os.environ if env is None else env
     if isinstance(predictor, OpenAICompatiblePredictor):
         return predictor.base_url
-    if isinstance(predictor, AzureOpenAIPredictor):
+    if is_azure(predictor):
         return env["AZURE_OPENAI_ENDPOINT"]
     if isinstance(predictor, AnthropicPredictor):
         return env.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
@@ -86,11 +94,7 @@ def availability(
         if predictor.adapter and adapter is not None and not (adapter / "record.json").is_file():
             return f"not run: the adapter {adapter.name} does not exist (its training never finished)"
         return None
-    missing = [name for name in _KEYS.get(type(predictor), ()) if not env.get(name)]
-    if isinstance(predictor, OpenAICompatiblePredictor):
-        missing = (
-            [predictor.api_key_env] if predictor.api_key_env and not env.get(predictor.api_key_env) else []
-        )
+    missing = [name for name in key_variables(predictor) if not env.get(name)]
     if missing:
         return f"not run: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
     if isinstance(predictor, AnthropicPredictor) and importlib.util.find_spec("anthropic") is None:
@@ -102,7 +106,7 @@ def availability(
     if budget_usd is not None and budget_usd <= 0 and not costs_nothing:
         return "not run: the task may spend nothing (budget.money_usd is 0)"
     if isinstance(predictor, OpenAIFineTunedPredictor) and fine_tune is not None:
-        return _fine_tune_state(fine_tune)
+        return _fine_tune_state(predictor, fine_tune)
     return None
 
 
@@ -116,7 +120,12 @@ def _no_server(base_url: str) -> str | None:
         return f"not run: no server answers at {parts.scheme}://{parts.hostname}:{port} ({error.strerror or error})"
 
 
-def _fine_tune_state(info: Mapping[str, Any]) -> str | None:
+def _fine_tune_state(predictor: OpenAIFineTunedPredictor, info: Mapping[str, Any]) -> str | None:
+    if info.get("fine_tuned_model") and is_azure(predictor) and not predictor.deployment:
+        return (
+            f"pending: {info['fine_tuned_model']} is not deployed: deploy it with Azure's tools and name the "
+            "deployment in `deployment`"
+        )
     if info.get("fine_tuned_model"):
         return None
     status = info.get("status")

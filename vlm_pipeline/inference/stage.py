@@ -165,9 +165,10 @@ def make_fine_tune(
         return Artifact(content_hash(reason), {"status": reason}, reason=reason)
     from vlm_pipeline.inference import openai_finetune as jobs
     from vlm_pipeline.inference.budget import Budget
+    from vlm_pipeline.inference.clients import client_for
 
     require_proven(task, store, "openai_jsonl")
-    info_path, client = fine_tune_info(task, store, predictor), jobs.client_for(predictor)
+    info_path, client = fine_tune_info(task, store, predictor), client_for(predictor)
     budget = Budget(task.budget.money_usd, store.path("spend", f"{run_id}.jsonl"))
     train, val = (store.path("openai", f"{split}_with_images.jsonl") for split in ("train", "val"))
     try:

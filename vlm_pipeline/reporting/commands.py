@@ -1,4 +1,5 @@
-"""`python -m vlm_pipeline changes TASK [BEFORE AFTER]`: two reports of a task compared."""
+"""`python -m vlm_pipeline changes TASK [BEFORE AFTER]`: two reports of a task compared; `excel TASK PREDICTOR`: one
+prediction table as a workbook."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vlm_pipeline.reporting.changes import Changes, compare_reports
-from vlm_pipeline.store import TaskStore, read_json
+from vlm_pipeline.store import TaskStore, atomic_path, read_json
 
-COMMANDS = ("changes",)
+COMMANDS = ("changes", "excel")
 
 
 def add_commands(commands: Any) -> None:
-    """Add it to the subparsers of the command line."""
+    """Add both to the subparsers of the command line."""
     purpose = "what changed between two reports of a task"
     changes = commands.add_parser("changes", help=purpose, description=purpose)
     changes.add_argument("task")
@@ -24,11 +25,18 @@ def add_commands(commands: Any) -> None:
         help="version of a report, or its first letters; default: the one before the last",
     )
     changes.add_argument("after", nargs="?", help="default: the last one")
+    excel = commands.add_parser("excel", help="write one prediction table as an Excel workbook")
+    excel.add_argument("task")
+    excel.add_argument("predictor")
+    excel.add_argument("output", nargs="?", type=Path, help="default: <predictor>.xlsx in the present folder")
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Print what changed; returns the exit status."""
+    """Carry one out; returns the exit status."""
     try:
+        if options.command == "excel":
+            print(write_excel(TaskStore(options.task), options.predictor, options.output))
+            return 0
         folder = TaskStore(options.task).path("report", "versions")
         before, after = pick_versions(folder, options.before, options.after)
         changes = compare_reports(*(read_json(folder / name / "report.json") for name in (before, after)))
@@ -37,6 +45,25 @@ def run_command(options: argparse.Namespace) -> int:
         return 2
     print_changes(f"{options.task}: {before} to {after}", changes)
     return 0
+
+
+def write_excel(store: TaskStore, predictor: str, output: Path | None) -> Path:
+    """The prediction table of a predictor as a workbook; returns its path. Raises ValueError where there is no table."""
+    import pyarrow.parquet as pq
+
+    from vlm_pipeline.inference.prediction import read_about
+    from vlm_pipeline.reporting.workbook import write_predictions_workbook
+
+    table = store.path("predictions", f"{predictor}.parquet")
+    if not table.is_file():
+        there = ", ".join(sorted(path.stem for path in table.parent.glob("*.parquet"))) or "none"
+        raise ValueError(f"{predictor} has no prediction table in {table.parent}; there are: {there}")
+    output = output or Path(f"{predictor}.xlsx")
+    with atomic_path(output) as temporary:
+        write_predictions_workbook(
+            temporary, f"{store.task_name}: {predictor}", pq.read_table(table).to_pylist(), read_about(table)
+        )
+    return output
 
 
 def pick_versions(folder: Path, before: str | None, after: str | None) -> tuple[str, str]:

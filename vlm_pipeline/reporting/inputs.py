@@ -37,8 +37,6 @@ class ReportInputs:
     plan          plan.json: what the run was expected to cost
     probes        probe results by predictor name: n_passed, n_judged, estimate, low, high, passes, demonstrated, failed
     external      scores from elsewhere by predictor name: what judges and MCP tools say of themselves, or "not run: why"
-    places        host and path that answered for a hosted predictor, by name; a provider's model that was answered for
-                  on this machine is labelled a stand-in
     provenance    what the caller knows, by title of the block: data versions, libraries, how answers were made
     data_version  names this report among its siblings; None: hash of the inputs
     previous      report.json of an earlier report; None: the newest other version in the folder
@@ -61,7 +59,6 @@ class ReportInputs:
     plan: Mapping[str, Any] | None = None
     probes: Mapping[str, Any] | None = None
     external: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    places: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     data_version: str | None = None
     previous: Mapping[str, Any] | None = None

@@ -25,7 +25,6 @@ _VERDICTS = {
     "too_few_rows": "undecided",
     "not_run": "not run",
 }
-_PROVIDERS = ("openai", "openai_finetuned", "azure_openai", "anthropic")
 
 
 def read_comparison(inputs: ReportInputs) -> Comparison:
@@ -127,7 +126,6 @@ def _predictors(
         stand_in = next(
             (str(block["stand_in"]) for block in (about, own, given) if block.get("stand_in")), ""
         )
-        stand_in = stand_in or _stand_in(str(given.get("kind")), inputs.places.get(name, ""))
         failures = ((own.get("scorers") or {}).get(scorer) or {}).get("failures") or {}
         found.append(
             Predictor(
@@ -143,18 +141,6 @@ def _predictors(
             )
         )
     return tuple(found)
-
-
-def _stand_in(kind: str, place: str) -> str:
-    """A provider's model that a server on this machine answered for is no figure of that model."""
-    host = place.rsplit("@", 1)[-1].split("/", 1)[0].rsplit(":", 1)[0].strip("[]").lower()
-    local = (
-        host == "localhost"
-        or host.endswith(".localhost")
-        or host.startswith("127.")
-        or host in ("::1", "0.0.0.0")
-    )
-    return f"stand-in on {host}" if local and kind in _PROVIDERS else ""
 
 
 def _cost(usage: Mapping[str, Any]) -> dict[str, float | None]:

@@ -122,7 +122,6 @@ def library_versions() -> dict[str, str]:
 
 
 def report_inputs(task: Task, store: TaskStore, data_version: str | None = None) -> Any:
-    from vlm_pipeline.inference.prediction import read_about
     from vlm_pipeline.reporting.inputs import ReportInputs
 
     comparison = read_json(store.path("comparison.json"))
@@ -136,7 +135,6 @@ def report_inputs(task: Task, store: TaskStore, data_version: str | None = None)
         metrics={name: found["splits"]["test"] for name, found in metrics.items()},
         rows=read_formatted(task, store, ["test"], REPORTED_COLUMNS),
         predictions=tables,
-        places={name: read_about(path).get("place", "") for name, path in tables.items()},
         scores={name: store.path("metrics", f"{name}.parquet") for name in ready},
         title=task.title or task.name,
         task=task.model_dump(mode="json"),

@@ -8,6 +8,7 @@ cell: `strings_to_formulas`, `strings_to_urls` and `strings_to_numbers` are off 
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -37,14 +38,7 @@ def write_workbook(
     blocks: Blocks,
 ) -> None:
     """Write the workbook to `path` (not atomic; the caller renames)."""
-    import xlsxwriter
-
-    options = {
-        "constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False,
-        "nan_inf_to_errors": True,
-    }  # fmt: skip
-    with xlsxwriter.Workbook(str(path), options) as book:
-        book.set_properties({"title": view.title, "created": _EPOCH, "comments": "Written by vlm_pipeline"})
+    with _book(path, view.title) as book:
         sheets = _Sheets(book)
         shares = {metric.label for metric in view.metrics if metric.percent}
         sheets.add(
@@ -74,6 +68,37 @@ def write_workbook(
             (30, 24, 70),
         )
         sheets.add("Findings", blocks.findings, (26, 8, 60, 40, 60))
+
+
+def write_predictions_workbook(
+    path: Path, title: str, rows: Sequence[dict[str, Any]], about: dict[str, Any]
+) -> None:
+    """One prediction table as it lies in the store, and on a second sheet what is recorded beside it (not atomic).
+
+    rows: columns of `inference.prediction.SCHEMA`.
+    """
+    columns = tuple(rows[0]) if rows else ()
+    recorded = tuple(
+        (name, json.dumps(value) if isinstance(value, (dict, list)) else value)
+        for name, value in about.items()
+    )
+    with _book(path, title) as book:
+        sheets = _Sheets(book)
+        lines = tuple(tuple(row.values()) for row in rows)
+        sheets.add("Predictions", Table(columns, lines), [50 if name == "text" else 16 for name in columns])
+        sheets.add("About", Table(("What", "Value"), recorded), (24, 100))
+
+
+def _book(path: Path, title: str) -> Any:
+    import xlsxwriter
+
+    options = {
+        "constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False,
+        "nan_inf_to_errors": True,
+    }  # fmt: skip
+    book = xlsxwriter.Workbook(str(path), options)
+    book.set_properties({"title": title, "created": _EPOCH, "comments": "Written by vlm_pipeline"})
+    return book
 
 
 def metrics_table(view: Comparison) -> Table:

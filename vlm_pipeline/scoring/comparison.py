@@ -47,6 +47,7 @@ def compare(
     conditions: Mapping[str, Mapping[str, Any]] | None = None,
     not_run: Mapping[str, str] | None = None,
     held: Mapping[str, str] | None = None,
+    stand_ins: Mapping[str, str] | None = None,
     metrics: Mapping[str, Mapping[str, Any]] | None = None,
     bars: Mapping[str, float] | None = None,
     confidence: float = CONFIDENCE,
@@ -58,7 +59,8 @@ def compare(
     (default: every predictor against the base, and ``tuned`` against every other); ``deciding`` is the pair that the
     decision is about (default: ``tuned`` against the base); ``headline`` names the scorer that
     decides (default: the first); ``conditions`` as in `fairness`; ``not_run`` maps predictors without answers to the
-    reason; ``held`` maps predictors that are held to the answer's format to their free twins; ``metrics`` saves computing what `compute_metrics` already gave.
+    reason; ``held`` maps predictors that are held to the answer's format to their free twins;
+    ``stand_ins`` says where a stand-in answered for a model; ``metrics`` saves computing what `compute_metrics` already gave.
 
     Raises ValueError where splits or scorer versions are mixed, or the base has no answers: it comes first, always.
     """
@@ -100,7 +102,7 @@ def compare(
         "seed": seed,
         "headline": {"scorer": headline, "metric": metric_name(columns[base, headline].primary)},
         "scorer_versions": versions,
-        "predictors": [_summary(name, figures[name]) for name in names]
+        "predictors": [_summary(name, figures[name], (stand_ins or {}).get(name)) for name in names]
         + [
             {"name": name, "status": "not_run", "reason": reason}
             for name, reason in waiting.items()
@@ -241,8 +243,11 @@ def _correct_across_pairs(compared: Sequence[dict[str, Any]]) -> None:
         test["p_decision"] = max(known) if known else None
 
 
-def _summary(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": name, "status": "measured", "headline": figures["headline"], "usage": figures["usage"]}
+def _summary(name: str, figures: Mapping[str, Any], stand_in: str | None) -> dict[str, Any]:
+    return {
+        "name": name, "status": "measured", "headline": figures["headline"], "usage": figures["usage"],
+        **({"stand_in": stand_in} if stand_in else {}),
+    }  # fmt: skip
 
 
 def _main_fairness(pair: dict[str, Any] | None) -> dict[str, Any]:

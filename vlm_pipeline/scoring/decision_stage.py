@@ -55,6 +55,7 @@ def make_comparison(
             conditions={name: predictions_metadata(store, name).get("conditions", {}) for name in ready},
             not_run={name: status for name, status in statuses.items() if status != READY},
             held=held_twins(task),
+            stand_ins={name: predictions_metadata(store, name).get("stand_in") for name in ready},
             metrics=metrics,
             confidence=1 - task.thresholds.alpha,
         )
@@ -109,9 +110,13 @@ def scored_rows(
 
 
 def _describe_comparison(result: dict[str, Any]) -> dict[str, Any]:
+    called = {
+        one["name"]: f"{one['name']} ({one['stand_in']})" if one.get("stand_in") else one["name"]
+        for one in result["predictors"]
+    }
     pairs = [
         {
-            "compared": f"{pair['a']} - {pair['b']}", "metric": pair["metric"], "fair": pair["fairness"]["holds"],
+            "compared": f"{called[pair['a']]} - {called[pair['b']]}", "metric": pair["metric"], "fair": pair["fairness"]["holds"],
             **{key: (pair["headline"] or {}).get(key) for key in ("difference", "low", "high", "p_decision", "n")},
         }
         for pair in result["pairs"]

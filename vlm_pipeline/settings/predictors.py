@@ -97,6 +97,9 @@ class HostedPredictorBase(PredictorBase):
     price: PriceSettings | None = None
 
 
+AZURE_API_VERSION = "2025-04-01-preview"
+
+
 class OpenAIPredictor(HostedPredictorBase):
     kind: Literal["openai"]
     model: str
@@ -114,13 +117,16 @@ class OpenAIFineTunedPredictor(HostedPredictorBase):
     batch_size: int | None = Field(None, gt=0)
     learning_rate_multiplier: float | None = Field(None, gt=0)
     wait: bool = False  # True: one run waits for the job
+    provider: Literal["openai", "azure_openai"] = "openai"
+    deployment: str | None = None  # Azure: where the finished model was deployed, with Azure's own tools
+    api_version: str = AZURE_API_VERSION  # Azure's
 
 
 class AzureOpenAIPredictor(HostedPredictorBase):
     kind: Literal["azure_openai"]
     deployment: str
     model: str | None = None  # the model behind the deployment, for its price
-    api_version: str = "2025-04-01-preview"
+    api_version: str = AZURE_API_VERSION
 
 
 class OpenAICompatiblePredictor(HostedPredictorBase):

@@ -15,8 +15,9 @@ from vlm_pipeline.examples.example import ImageRef
 from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.inference.budget import Budget
 from vlm_pipeline.inference.chat import conversation_hash
+from vlm_pipeline.inference.clients import client_for
 from vlm_pipeline.inference.hosted_run import make_hosted
-from vlm_pipeline.inference.openai_finetune import FineTuneError, client_for, refresh, submit
+from vlm_pipeline.inference.openai_finetune import FineTuneError, refresh, submit
 from vlm_pipeline.inference.patience import RequestFailed
 from vlm_pipeline.inference.predict import Counts, predict_table
 from vlm_pipeline.inference.prediction import Ask, Prediction, read_predictions

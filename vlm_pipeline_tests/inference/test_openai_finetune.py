@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ import pytest
 
 from vlm_pipeline.inference import openai_finetune as fine_tune
 from vlm_pipeline.inference.budget import Budget
+from vlm_pipeline.inference.clients import client_for
 from vlm_pipeline.inference.hosted_run import make_hosted
+from vlm_pipeline.inference.openai_jobs import list_jobs
 from vlm_pipeline.inference.predictors import availability
 from vlm_pipeline.settings.predictors import GenerationSettings, OpenAIFineTunedPredictor
 from vlm_pipeline.store import read_json
@@ -50,7 +51,7 @@ def submit(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         settings,
         info_path=folder / "fine_tune_info.json",
         budget=changes.pop("budget", Budget(1.0)),
-        client=fine_tune.client_for(settings, environment(url), **changes),
+        client=client_for(settings, environment(url)),
     )
 
 
@@ -64,14 +65,14 @@ def test_submit_returns_at_once_and_the_result_is_recorded_with_its_data(tmp_pat
         assert (availability(SETTINGS, environment(url), fine_tune=on_disk) or "").startswith(
             "pending: the fine-tuning job"
         )
-        client = fine_tune.client_for(SETTINGS, environment(url))
+        client = client_for(SETTINGS, environment(url))
         done = fine_tune.wait(tmp_path / "fine_tune_info.json", client, poll_s=0.1, timeout_s=60)
         assert done["status"] == "succeeded" and done["fine_tuned_model"].startswith("ft:stand-in-small:")
         assert done["data"]["training"] and done["metrics"]["train_loss"] > 0 and done["cost_usd"] > 0
         assert [point["step"] for point in done["checkpoints"]] == [2, 4]
         assert done["events"][0]["message"].startswith("The job was created")
         assert availability(SETTINGS, environment(url), fine_tune=done) is None
-        listed = fine_tune.list_jobs(client)
+        listed = list_jobs(client)
         assert [(job["job_id"], job["key"]) for job in listed] == [(info["job_id"], info["key"])]
         predictor = make_hosted(
             SETTINGS, GenerationSettings(), Budget(1.0), model=done["fine_tuned_model"], env=environment(url)
@@ -107,7 +108,7 @@ def test_lost_answers_and_broken_servers_still_make_one_job(tmp_path):
             info = submit(url, folder)
             done = fine_tune.wait(
                 folder / "fine_tune_info.json",
-                fine_tune.client_for(SETTINGS, environment(url)),
+                client_for(SETTINGS, environment(url)),
                 poll_s=0.05,
                 timeout_s=60,
             )
@@ -181,31 +182,31 @@ def test_a_cancelled_job_is_started_anew(tmp_path):
     write_rows(tmp_path / "train.jsonl")
     with serving(StandIn(job_s=30)) as (stand_in, url):
         first = submit(url, tmp_path)
-        client = fine_tune.client_for(SETTINGS, environment(url))
+        client = client_for(SETTINGS, environment(url))
         assert fine_tune.cancel(tmp_path / "fine_tune_info.json", client)["status"] == "cancelled"
         second = submit(url, tmp_path)
         assert second["job_id"] != first["job_id"] and len(stand_in.jobs) == 2
 
 
-def test_azure_takes_the_same_path(tmp_path):
+def test_azure_takes_the_same_path_and_its_model_waits_for_a_deployment(tmp_path):
     write_rows(tmp_path / "train.jsonl")
-    with serving(StandIn(job_s=0.05)) as (stand_in, url):
-        info = submit(url, tmp_path, azure=True)
-        time.sleep(0.1)
-        client = fine_tune.client_for(SETTINGS, environment(url), azure=True)
-        assert fine_tune.refresh(tmp_path / "fine_tune_info.json", client)["status"] == "succeeded"
-        assert info["job_id"] in stand_in.jobs
-
-
-def test_azure_has_limits_of_its_own(tmp_path):
-    """It takes 64 pictures an example where OpenAI takes 10."""
-    picture = {"type": "image_url", "image_url": {"url": "https://e.x/page.png"}}
-    row = {"messages": [{"role": "user", "content": [picture] * 12}, {"role": "assistant", "content": "A"}]}
-    (tmp_path / "train.jsonl").write_text((json.dumps(row) + "\n") * 12)
-    settings = SETTINGS.model_copy(update={"model": "gpt-4o-2024-08-06"})
-    with serving() as (stand_in, url):
-        with pytest.raises(fine_tune.FineTuneError, match="OpenAI takes 10"):
-            submit(url, tmp_path, settings=settings)
-        assert not stand_in.files
-        made = submit(url, tmp_path, settings=settings, azure=True, budget=Budget(10.0))
-        assert made["job_id"] in stand_in.jobs
+    azure = SETTINGS.model_copy(update={"provider": "azure_openai"})
+    with serving(StandIn(job_s=0.0)) as (stand_in, url):
+        env = environment(url)
+        info = submit(url, tmp_path, settings=azure)
+        assert info["status"] == "succeeded" and info["job_id"] in stand_in.jobs
+        state = availability(azure, env, fine_tune=info) or ""
+        assert (
+            state.startswith("pending: ft:stand-in-small") and "name the deployment in `deployment`" in state
+        )
+        assert (
+            availability(azure, {}) == "not run: AZURE_OPENAI_API_KEY and AZURE_OPENAI_ENDPOINT are not set"
+        )
+        deployed = azure.model_copy(update={"deployment": info["fine_tuned_model"]})
+        assert availability(deployed, env, fine_tune=info) is None
+        predictors = [
+            make_hosted(deployed, GenerationSettings(), Budget(1.0), model=model, env=env)
+            for model in (info["fine_tuned_model"], "the model that the deployment held before")
+        ]
+        assert collect(predictors[0], [ask(3)])["r3"].text == "answer 3"
+        assert predictors[0].fingerprint != predictors[1].fingerprint, "a deployment is a name, not a model"

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import OpenAI
 
 from vlm_pipeline.compute.payload import Reporter
+from vlm_pipeline.inference.hosted_run import stand_in as label_of
+from vlm_pipeline.inference.prediction import read_about
 from vlm_pipeline.inference.predictors import fine_tune_info
 from vlm_pipeline.inference.run import run
 from vlm_pipeline.inference.stage import make_fine_tune, make_predictions, payload_request
@@ -89,7 +92,7 @@ def poor(task: Task, usd: float) -> Task:
 
 def test_all_hosted_models_of_a_run_spend_from_one_budget(hosted) -> None:
     """Every predictor is a payload of its own; each with a full purse would spend the limit many times over."""
-    stand_in, stage, _ = hosted
+    server, stage, _ = hosted
     first = stage.predict("small").metadata
     assert first["failed"] == 0 and first["spent_usd"] == pytest.approx(first["cost_usd"])
     second = stage.predict("large").metadata
@@ -100,7 +103,7 @@ def test_all_hosted_models_of_a_run_spend_from_one_budget(hosted) -> None:
     assert request["run_id"] == "r"
 
     limit = 1.1 * second["spent_usd"]
-    asked = stand_in.requests.total()
+    asked = server.requests["completions"]
     stage.task.root.joinpath("task.yaml").write_text(
         stage.task.root.joinpath("task.yaml").read_text().replace("money_usd: 5", f"money_usd: {limit:.8f}")
     )
@@ -113,7 +116,7 @@ def test_all_hosted_models_of_a_run_spend_from_one_budget(hosted) -> None:
         Reporter(silent=True),
     )[0]  # fmt: skip
     assert again["failed"] > 0 and again["spent_usd"] <= limit
-    assert stand_in.requests.total() - asked == third["asked"] + again["asked"] - again["failed"]
+    assert server.requests["completions"] - asked == third["asked"] + again["asked"] - again["failed"]
 
 
 def test_a_fine_tune_leaves_the_models_of_its_run_the_rest_of_the_budget(hosted) -> None:
@@ -237,3 +240,38 @@ def test_a_service_that_is_away_loses_no_job(hosted) -> None:
     stand_in.key = "changed"
     made = stage.fine_tune("ft_one")
     assert made.metadata["job"] == before["job_id"] and stage.info("ft_one") == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "label"),
+    [
+        ("small", "http://127.0.0.1:8000/v1", "stand-in on 127.0.0.1"),
+        ("small", "http://[::1]:80/v1", "stand-in on ::1"),
+        ("small", "http://anything.localhost/v1", "stand-in on anything.localhost"),
+        ("small", "https://api.openai.com/v1", ""),
+        ("own", "https://my-gpu.example.com/v1", ""),
+    ],
+)
+def test_a_providers_model_that_this_machine_answers_for_is_a_stand_in(
+    hosted, monkeypatch, kind, place, label
+) -> None:
+    _, stage, _ = hosted
+    monkeypatch.setenv("OPENAI_BASE_URL", place)
+    settings = next(one for one in stage.task.predictors if one.name == kind)
+    changed = settings.model_copy(update={"base_url": place}) if kind == "own" else settings
+    assert label_of(changed, None) == label
+
+
+def test_the_stand_in_is_known_also_behind_a_server_of_ones_own_and_named_with_the_answers(hosted) -> None:
+    """A compatible server on this machine is usually the user's own model: only one that says so is a stand-in."""
+    server, stage, _ = hosted
+    for name in ("own", "small"):
+        assert stage.predict(name).metadata["stand_in"] == "stand-in on 127.0.0.1"
+        assert (
+            read_about(stage.store.path("predictions", f"{name}.parquet"))["stand_in"]
+            == "stand-in on 127.0.0.1"
+        )
+    settings = next(one for one in stage.task.predictors if one.name == "own")
+    server.owner = "vllm"
+    client = OpenAI(api_key=server.key, base_url=settings.base_url)
+    assert label_of(settings, client) == ""

@@ -8,7 +8,8 @@ import pytest
 
 from vlm_pipeline.definitions import build_defs
 from vlm_pipeline.inference.budget import Budget
-from vlm_pipeline.inference.openai_finetune import client_for, submit
+from vlm_pipeline.inference.clients import client_for
+from vlm_pipeline.inference.openai_finetune import submit
 from vlm_pipeline.inference.predictors import fine_tune_info
 from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.store import TaskStore, read_json

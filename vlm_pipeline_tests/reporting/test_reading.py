@@ -102,25 +102,6 @@ def test_status_lines() -> None:
     assert status_of("OPENAI_API_KEY is not set") == ("not run", "OPENAI_API_KEY is not set")
 
 
-def test_a_provider_answered_for_on_this_machine_is_a_stand_in(inputs: ReportInputs) -> None:
-    predictors = [
-        {"name": "base", "kind": "transformers"},
-        {"name": "tuned", "kind": "openai_compatible"},
-        {"name": "hosted", "kind": "openai"},
-    ]
-    task = {**inputs.task, "predictors": predictors}
-    for place, label in (
-        ("127.0.0.1:8000/v1", "stand-in on 127.0.0.1"),
-        ("[::1]:80/v1", "stand-in on ::1"),
-        ("api.openai.com/v1", ""),
-    ):
-        view = read_comparison(
-            replace(inputs, task=task, places={"hosted": place, "tuned": "localhost:1/v1"})
-        )
-        assert view.predictor("hosted").stand_in == label
-        assert view.predictor("tuned").stand_in == ""  # the user's own server is what it says
-
-
 def test_repeated_looks_at_the_test_rows_are_told(inputs: ReportInputs) -> None:
     assert not any("looked at" in note for note in read_comparison(inputs).notes)
     told = read_comparison(replace(inputs, looks_at_test=4)).notes

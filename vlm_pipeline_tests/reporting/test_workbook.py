@@ -87,3 +87,27 @@ def test_changes_carry_pictures(book) -> None:
 
 def test_control_characters_do_not_break_the_file() -> None:
     assert cell_string("a\x00\x07b\tc\n") == "a\ufffd\ufffdb\tc\n"
+
+
+def test_one_prediction_table_is_written_as_a_workbook_on_demand(tmp_path, monkeypatch, capsys) -> None:
+    from openpyxl import load_workbook
+
+    from vlm_pipeline.__main__ import main
+    from vlm_pipeline.inference.prediction import SCHEMA, Ask, answered, failed, write_predictions
+
+    monkeypatch.setenv("VLM_PIPELINE_STORE", str(tmp_path / "store"))
+    asks = [Ask(f"r{n}", "s", "g", "test", "hash", (), None) for n in range(2)]
+    answer = {"finish_reason": "stop", "tokens_in": 5, "tokens_out": 2, "latency_s": 0.5, "cost_usd": 0.25}
+    rows = [answered(asks[0], "gpt", text="=1+1", **answer), failed(asks[1], "gpt", "the server said no")]
+    write_predictions(tmp_path / "store" / "demo" / "predictions" / "gpt.parquet", rows, {"model": "gpt-4o"})
+    assert main(["excel", "demo", "gpt", str(tmp_path / "out.xlsx")]) == 0
+    book = load_workbook(tmp_path / "out.xlsx")
+    header, first, second = ([cell.value for cell in row] for row in book["Predictions"].iter_rows())
+    assert header == SCHEMA.names
+    found = dict(zip(header, first, strict=True))
+    assert (found["id"], found["text"], found["cost_usd"]) == ("r0", "=1+1", 0.25)
+    assert book["Predictions"].cell(2, header.index("text") + 1).data_type == "s", "never a formula"
+    assert dict(zip(header, second, strict=True))["error"] == "the server said no"
+    assert [cell.value for cell in book["About"][2]] == ["model", "gpt-4o"]
+    assert main(["excel", "demo", "claude"]) == 2
+    assert "there are: gpt" in capsys.readouterr().err

@@ -82,6 +82,7 @@ class StandIn:
     answer: Answer = default_answer
     faults: Faults = field(default_factory=Faults)
     key: str = KEY
+    owner: str = "stand-in"  # of its models, as the list of models says
     job_s: float = 0.2  # a fine-tuning job takes this long
     batch_s: float = 0.1
     refuse_temperature: bool = False  # as reasoning models do
@@ -232,7 +233,7 @@ def build_app(stand_in: StandIn) -> FastAPI:
     async def models() -> Any:
         names = ["stand-in-small", "stand-in-large", *(job["fine_tuned_model"] for job in stand_in.jobs.values() if job["fine_tuned_model"])]  # fmt: skip
         return _page(
-            [{"id": name, "object": "model", "created": 0, "owned_by": "stand-in"} for name in names]
+            [{"id": name, "object": "model", "created": 0, "owned_by": stand_in.owner} for name in names]
         )
 
     @router.post("/files")

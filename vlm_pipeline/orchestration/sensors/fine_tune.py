@@ -69,7 +69,8 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
 
 def _look(info_path: Any, predictor: OpenAIFineTunedPredictor) -> tuple[dict[str, Any], str]:
     """The job's state, or the last known one and why it could not be asked (a service may be away for a while)."""
-    from vlm_pipeline.inference.openai_finetune import client_for, refresh
+    from vlm_pipeline.inference.clients import client_for
+    from vlm_pipeline.inference.openai_finetune import refresh
     from vlm_pipeline.inference.patience import RequestFailed
 
     try:  # a tick has a minute; the next one asks again
