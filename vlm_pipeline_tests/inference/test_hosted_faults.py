@@ -109,7 +109,7 @@ def test_a_thousand_rows_complete_under_faults(kind, tmp_path):
     faults = Faults(0.3, seed=2, slow_s=0.02, retry_after_s=0.02)
     with serving(StandIn(faults=faults)) as (stand_in, url):
         counts = predict_table(
-            predictor_for(kind, url, concurrency=16),
+            predictor_for(kind, url, concurrency=48),
             rows,
             cache_folder=tmp_path / "cache",
             output=tmp_path / "t.parquet",
