@@ -60,12 +60,12 @@ def report_pictures(driver: Any, url: str, out: Path) -> list[Path]:
     """The top of the report at three widths and in the dark, and an opened row."""
     made = []
     for name, size in WIDTHS.items():
-        open_page(driver, url, size)
+        open_page(driver, url, size, ".open-row")
         made.append(shoot(driver, out / f"report-{name}.png"))
     prefer(driver, "dark")
     made.append(shoot(driver, out / "report-dark.png"))
     prefer(driver, "light")
-    open_page(driver, url, (1280, 900))
+    open_page(driver, url, (1280, 900), ".open-row")
     row = driver.find_element(CSS, ".open-row").text
     driver.execute_script("location.hash = arguments[0]", f"#row={row}")
     wait_for(driver, "tr.detail img")

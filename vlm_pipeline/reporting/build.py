@@ -18,12 +18,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.reporting import summary
-from vlm_pipeline.reporting.blocks import make_blocks
+from vlm_pipeline.reporting.blocks import Blocks, make_blocks
 from vlm_pipeline.reporting.changes import Changes, compare_reports
 from vlm_pipeline.reporting.drawing import draw_figures
 from vlm_pipeline.reporting.figures.style import Figure
@@ -47,6 +48,7 @@ from vlm_pipeline.store import (
 )
 
 VERSIONS = "versions"
+CARDS_BUDGET = 2_500_000  # bytes of the pictures of largest changes and weak sections
 KEEP = 10  # versions kept beside the newest
 _VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -85,27 +87,25 @@ def build_report(
         raise ValueError(
             f"the data version {version!r} cannot name a folder: use letters, digits, '.', '_' and '-'"
         )
-    log(f"report: drawing figures of {len(rows):,} rows")
-    figures = draw_figures(inputs, view, rows, log)
     weak = weak_rows(inputs, view)
-    thumbnails = make_thumbnails(_wanted_pictures(rows, changes, weak.values()), inputs.image_root)
-    blocks = make_blocks(inputs, view, rows)
-    document = summary.report_document(view, rows, blocks, version)
-    blocks = replace(blocks, changes=_since(inputs, folder, version, document))
-
+    thumbnails = make_thumbnails(_pictures_of_cards(changes, weak.values()), inputs.image_root, CARDS_BUDGET)
     final = folder / VERSIONS / version
-    with atomic_folder(final) as hidden:
-        log("report: writing page, tables and workbook")
-        write_text(hidden / "index.html", render_page(view, figures, rows, changes, weak, thumbnails, blocks))
-        write_json(hidden / "report.json", document)
-        write_text(hidden / "summary.md", summary.summary_markdown(view, blocks, figures, link="index.html"))
-        write_text(hidden / "rows.csv", rows_csv(view, rows))
-        write_table(hidden / "rows.parquet", rows_arrow(view, rows))
-        with atomic_path(hidden / "report.xlsx") as temporary:
-            write_workbook(temporary, view, rows, changes, thumbnails, blocks)
-        for figure in figures:
-            write_text(hidden / "figures" / f"{figure.name}.svg", figure.svg)
-            write_bytes(hidden / "figures" / f"{figure.name}.png", figure.png)
+    with ThreadPoolExecutor(1) as ahead:
+        # Thousands of pictures take as long as all the rest; their decoding needs no interpreter lock.
+        stamps = ahead.submit(make_thumbnails, _pictures(rows), inputs.image_root)
+        log(f"report: drawing figures of {len(rows):,} rows")
+        figures = draw_figures(inputs, view, rows, log)
+        blocks = make_blocks(inputs, view, rows)
+        document = summary.report_document(view, rows, blocks, version)
+        blocks = replace(blocks, changes=_since(inputs, folder, version, document))
+        with atomic_folder(final) as hidden:
+            log("report: writing tables, workbook and page")
+            write_json(hidden / "report.json", document)
+            _write_tables(hidden, view, rows, blocks, figures)
+            with atomic_path(hidden / "report.xlsx") as temporary:
+                write_workbook(temporary, view, rows, changes, thumbnails, blocks)
+            page = render_page(view, figures, rows, changes, weak, thumbnails, stamps.result(), blocks)
+            write_text(hidden / "index.html", page)
     files = _publish(final, folder)
     _remember(folder, version, keep)
     preview = summary.summary_markdown(view, blocks, figures, pictures=("forest", "sections"))
@@ -123,6 +123,18 @@ def build_report(
     return BuiltReport(
         folder, folder / "index.html", version, files, metadata, tuple(figures), view.decision.sentence
     )
+
+
+def _write_tables(
+    folder: Path, view: Comparison, rows: Sequence[Row], blocks: Blocks, figures: Sequence[Figure]
+) -> None:
+    """Summary, rows and figures, each as a file of its own."""
+    write_text(folder / "summary.md", summary.summary_markdown(view, blocks, figures, link="index.html"))
+    write_text(folder / "rows.csv", rows_csv(view, rows))
+    write_table(folder / "rows.parquet", rows_arrow(view, rows))
+    for figure in figures:
+        write_text(folder / "figures" / f"{figure.name}.svg", figure.svg)
+        write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
 
 
 def rows_csv(view: Comparison, rows: Sequence[Row]) -> str:
@@ -162,11 +174,16 @@ def rows_arrow(view: Comparison, rows: Sequence[Row]) -> Any:
     return pa.table(arrays, names=list(ROW_COLUMNS))
 
 
-def _wanted_pictures(
-    rows: Sequence[Row], changes: tuple[Sequence[Change], Sequence[Change]], weak: Iterable[Row]
+def _pictures_of_cards(
+    changes: tuple[Sequence[Change], Sequence[Change]], weak: Iterable[Row]
 ) -> Iterator[tuple[str, str]]:
-    """Pictures of the largest changes first, then of weak sections, then in the order of the rows."""
-    for row in (*(c.row for side in changes for c in side), *weak, *rows):
+    """Pictures of the largest changes, then of weak sections."""
+    yield from _pictures((*(change.row for side in changes for change in side), *weak))
+
+
+def _pictures(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
+    """(key, path) of the rows that have a picture; without a hash the path is the key."""
+    for row in rows:
         if row.image:
             row.image_key = row.image_key or row.image
             yield row.image_key, row.image

@@ -15,7 +15,7 @@ from vlm_pipeline.reporting.cells import card, metric_cell, tidy, tiles, wins
 from vlm_pipeline.reporting.figures.inline import inline_svg
 from vlm_pipeline.reporting.figures.palette import style_sheet
 from vlm_pipeline.reporting.figures.style import Figure
-from vlm_pipeline.reporting.payload import SHAPES, page_data, script_json, shown_predictors
+from vlm_pipeline.reporting.payload import SHAPES, pack_rows, script_json, shown_predictors
 from vlm_pipeline.reporting.rows import Change, Row
 from vlm_pipeline.reporting.thumbnails import Thumbnails
 from vlm_pipeline.reporting.view import (
@@ -46,17 +46,20 @@ def render_page(
     changes: tuple[Sequence[Change], Sequence[Change]],
     weak: Mapping[str, Row],
     thumbnails: Thumbnails,
+    stamps: Thumbnails,
     blocks: Blocks,
 ) -> str:
-    """The whole HTML document, self-contained: no request leaves it, and no text of a row or model is markup."""
+    """The whole HTML document, self-contained: no request leaves it, and no text of a row or model is markup.
+
+    `thumbnails` are the pictures of the cards, `stamps` those of the row browser.
+    """
     css, js = style_sheet() + _asset("style.css"), _asset("report.js")
     candidate, reference = view.candidate, view.reference
     predictors = shown_predictors(rows, view)
     sentence, more = tidy(view, VERDICTS[view.decision.verdict][1])
     lines = [{"metric": m, "cells": [metric_cell(view, m, p) for p in view.measured]} for m in view.metrics]
     deciding = view.headline.key.split(".", 1)[0]
-    data = page_data(rows, view, thumbnails)
-    in_page = set(data["columns"]["id"])
+    packed = pack_rows(rows, view, stamps)
     context: dict[str, Any] = {
         "view": view,
         "base": view.predictor(view.baseline),
@@ -82,12 +85,12 @@ def render_page(
             for identity, row in weak.items()
         },
         "row_count": len(rows),
-        "row_ids": in_page,
-        "rows_left_out": data["leftOut"],
+        "row_ids": packed.ids,
+        "rows_left_out": packed.left_out,
         "row_sections": sorted({row.section for row in rows}),
         "row_predictors": predictors,
         "row_failures": sorted({a.failure for row in rows for a in row.answers.values() if a.failure}),
-        "no_pictures": _no_pictures(thumbnails),
+        "no_pictures": _no_pictures(stamps),
         "shapes": SHAPES,
         **blocks.as_context(),
     }
@@ -98,10 +101,10 @@ def render_page(
     )
     from markupsafe import Markup
 
-    rows_json = script_json(data) if rows else ""
+    pictures = script_json([stamps.data_uri(key) for key in stamps.images])
     # These three are ours or escaped for the place that they stand in; everything else is escaped by the template.
     return _template().render(
-        **context, policy=policy, css=Markup(css), js=Markup(js), rows_json=Markup(rows_json)
+        **context, policy=policy, css=Markup(css), js=Markup(js), rows_packed=packed.text, pictures=Markup(pictures)
     )  # fmt: skip
 
 

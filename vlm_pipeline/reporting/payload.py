@@ -1,4 +1,4 @@
-"""The rows as JSON for the page: columns and a pool of strings, so that equal texts are stored once.
+"""The rows for the page's browser: columns and a pool of strings, so that equal texts are stored once, compressed.
 
 The page may hold only so many bytes: texts are cut to the longest length with which the rows fit (a cut answer's
 length is kept and shown), and where even short texts do not fit, the page holds the first rows only and says so.
@@ -7,15 +7,19 @@ length is kept and shown), and where even short texts do not fit, the page holds
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vlm_pipeline.reporting.rows import Answer, Row
 from vlm_pipeline.reporting.thumbnails import Thumbnails
 from vlm_pipeline.reporting.view import Comparison, Predictor
 
-ROWS_BUDGET = 13_000_000  # bytes in the page, pictures apart
+ROWS_BUDGET = 12_000_000  # bytes in the page, compressed and in base64, pictures apart
+UNPACKED_BUDGET = 60_000_000  # bytes of JSON that the browser reads
 CUTS = (120_000, 40_000, 20_000, 8_000, 4_000, 2_000, 1_000, 500, 250, 120)  # longest texts, in characters
 OUTCOMES = ("right", "wrong", "unscored", "error")
 KINDS = ("read", "flagged", "read flagged")  # of marks in an answer
@@ -50,28 +54,45 @@ class _Pool:
         return index
 
 
-def page_data(
-    rows: Sequence[Row], view: Comparison, thumbnails: Thumbnails, budget: int = ROWS_BUDGET
-) -> dict[str, Any]:
-    """Plain JSON for the row browser, at most `budget` bytes of it beside the pictures.
+@dataclass(frozen=True)
+class PackedRows:
+    """`text` stands in the page (gzip in base64); `ids` are the rows in it, `left_out` counts those that did not fit."""
 
-    Answer codes: `t` text (-2: no prediction), `o` outcome, `s` score, `x` read as, `r` rule, `j` reason, `f` failure,
-    `m` marks (start, end, index of its kind; in UTF-16 units), `n` tokens out, `l` seconds, `c` dollars. `leftOut`: rows that did not fit.
-    """
-    cut = next((cut for cut in CUTS if _texts_bytes(rows, cut) <= budget), CUTS[-1])
-    shown, data = rows, _page_data(rows, view, thumbnails, cut)
-    while shown and (size := len(script_json(data).encode())) > budget:
+    text: str
+    ids: frozenset[str]
+    left_out: int
+
+
+def pack_rows(
+    rows: Sequence[Row],
+    view: Comparison,
+    thumbnails: Thumbnails,
+    budget: int = ROWS_BUDGET,
+    unpacked: int = UNPACKED_BUDGET,
+) -> PackedRows:
+    """The rows with their texts as long as the budgets allow; see `_page_data` for what is in it."""
+    shown, cut = rows, next((cut for cut in CUTS if _texts_bytes(rows, cut) <= unpacked), CUTS[-1])
+    while True:
+        data = _page_data(shown, view, thumbnails, cut) | {"leftOut": len(rows) - len(shown)}
+        plain = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        text = packed(plain) if len(plain) <= unpacked else ""
+        excess = max(len(plain) / unpacked, len(text) / budget)
+        if excess <= 1 or not shown:
+            return PackedRows(text, frozenset(row.id for row in shown), len(rows) - len(shown))
         if cut > CUTS[-1]:
             cut = CUTS[CUTS.index(cut) + 1]
         else:
-            shown = shown[: int(len(shown) * min(0.9, budget / size))]
-        data = _page_data(shown, view, thumbnails, cut)
-    data["leftOut"] = len(rows) - len(shown)
-    data["thumbs"] = [thumbnails.data_uri(key) for key in thumbnails.images]
-    return data
+            shown = shown[: int(len(shown) * min(0.9, 1 / excess))]
+
+
+def packed(data: bytes) -> str:
+    """Equal data give equal text: no time stamp."""
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode("ascii")
 
 
 def _page_data(rows: Sequence[Row], view: Comparison, thumbnails: Thumbnails, cut: int) -> dict[str, Any]:
+    """Plain JSON. Answer codes: `t` text (-2: no prediction), `o` outcome, `s` score, `x` read as, `r` rule, `j` reason,
+    `f` failure, `m` marks (start, end, index of its kind; in UTF-16 units), `n` tokens out, `l` seconds, `c` dollars."""
     predictors = shown_predictors(rows, view)
     pool = _Pool()
     sections = sorted({row.section for row in rows})

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_PIXELS = 80_000_000
-BUDGET = 7_000_000  # bytes of all pictures together, before base64
+BUDGET = 5_500_000  # bytes of all pictures together, before base64
 
 
 @dataclass
@@ -57,7 +58,7 @@ def make_thumbnails(
     result = Thumbnails(edge)
     spent = 0
     entries = list(unique.items())
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 2)) as pool:
         for start in range(0, len(entries), 64):
             block = entries[start : start + 64]
             if spent >= budget:

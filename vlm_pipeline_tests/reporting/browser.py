@@ -55,3 +55,11 @@ def prefer(driver: Any, scheme: str) -> None:
         {"name": "prefers-reduced-motion", "value": "reduce"},
     ]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def wait_for_rows(driver: Any) -> str:
+    """Until the page has unpacked its rows; returns what it says about their number."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    said = "return document.getElementById('rows-count').textContent"
+    return WebDriverWait(driver, 60, poll_frequency=0.02).until(lambda browser: browser.execute_script(said))

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from vlm_pipeline.reporting import ReportInputs, build_report
-from vlm_pipeline_tests.reporting.browser import chromium
+from vlm_pipeline_tests.reporting.browser import chromium, wait_for_rows
 from vlm_pipeline_tests.reporting.synthetic import make_answers, make_inputs, make_rows
 
 WORDS = [
@@ -103,7 +103,7 @@ def measure(folder: Path, rows: int, pages: int, predictors: int = 5) -> dict[st
         driver.get("about:blank")
         started = time.perf_counter()
         driver.get(built.index.as_uri())
-        shown = driver.find_element("css selector", "#rows-count").text
+        shown = wait_for_rows(driver)
         open_s = time.perf_counter() - started
         pictures = driver.execute_script(
             "return [...document.querySelectorAll('.thumb')].filter((i) => i.complete && i.naturalWidth).length"

@@ -10,7 +10,7 @@ import pytest
 
 from vlm_pipeline.reporting import BuiltReport, build_report
 from vlm_pipeline.store import read_json
-from vlm_pipeline_tests.reporting.browser import chromium, prefer, resize
+from vlm_pipeline_tests.reporting.browser import chromium, prefer, resize, wait_for_rows
 from vlm_pipeline_tests.reporting.synthetic import HOSTILE, LONG_NAMES, make_inputs
 
 CSS = "css selector"
@@ -56,6 +56,7 @@ def _opened(browser: Any, built: BuiltReport, width: int = 1280) -> Any:
     prefer(browser, "light")
     browser.get("about:blank")
     browser.get(built.index.as_uri())
+    wait_for_rows(browser)
     return browser
 
 
@@ -162,6 +163,7 @@ def test_details_show_every_answer_with_what_was_read(report: Any) -> None:
 def test_a_link_to_a_row_opens_it(report: Any, built: BuiltReport) -> None:
     report.get("about:blank")
     report.get(built.index.as_uri() + "#row=clearances-00059")
+    wait_for_rows(report)
     assert report.find_element(CSS, "tr.detail code").text == "clearances-00059"
     report.execute_script("location.hash = '#row=torque-00000'")
     _settle(report)
@@ -199,7 +201,7 @@ def test_right_to_left_text_keeps_to_its_own_box(report: Any, built: BuiltReport
 def test_the_console_is_silent_and_nothing_is_requested(report: Any) -> None:
     report.get_log("browser")
     report.refresh()
-    _settle(report)
+    wait_for_rows(report)
     assert report.get_log("browser") == []
     requested = report.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
     assert [name for name in requested if not name.startswith("data:")] == []
@@ -321,6 +323,7 @@ def test_a_link_sets_filters(browser: Any, built: BuiltReport) -> None:
     resize(browser, 1280)
     browser.get("about:blank")
     browser.get(built.index.as_uri() + "#section=fluids&predictor=base&outcome=wrong")
+    wait_for_rows(browser)
     _settle(browser)
     wrong = {i for i in _by_outcome(built, "base", "w") if i.startswith("fluids-")}
     assert set(_ids(browser)) == wrong

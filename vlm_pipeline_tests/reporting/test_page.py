@@ -56,7 +56,7 @@ def test_policy_is_strict(page: str) -> None:
 def test_hostile_text_never_becomes_a_tag(page: str) -> None:
     assert HOSTILE["script"] not in page and "<img src=x" not in page
     scripts = [a for t, a in _tags(page) if t == "script"]
-    assert [a.get("type") for a in scripts] == ["application/json", None]
+    assert [a.get("type") for a in scripts] == ["text/plain", "application/json", None]
 
 
 def test_blocks_stand_in_the_order_of_a_decision(page: str) -> None:

@@ -1,6 +1,6 @@
 "use strict";
-// The row browser: filters, sorts and pages over JSON that lies in the page. Text enters the page as text only.
-(() => {
+// The row browser: filters, sorts and pages over JSON that lies in the page, compressed. Text enters the page as text only.
+(async () => {
   const byId = (id) => document.getElementById(id);
   const PAGE = 25, LONG = 4000;
   const OUTCOMES = ["right", "wrong", "unscored", "error"], KINDS = ["read", "flagged", "read flagged"];
@@ -10,6 +10,11 @@
     if (text !== undefined) node.textContent = text;
     return node;
   };
+
+  async function unpacked(text) {
+    const bytes = Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
 
   // Colour scheme: system, light, dark.
   const scheme = byId("scheme"), root = document.documentElement, order = ["auto", "light", "dark"];
@@ -41,8 +46,10 @@
 
   const source = byId("rows-data");
   if (!source) return;
-  const data = JSON.parse(source.textContent);
-  const { strings, predictors, columns, answers, thumbs, sections, failures, metric } = data;
+  let data;
+  try { data = JSON.parse(await unpacked(source.textContent)); } catch (problem) { byId("rows-count").textContent = `The rows cannot be unpacked by this browser (${problem.message}); they lie beside this file in rows.csv.`; return; }
+  const thumbs = JSON.parse(byId("rows-pictures").textContent);
+  const { strings, predictors, columns, answers, sections, failures, metric } = data;
   const count = columns.id.length;
   const textOf = (index) => (index < 0 ? "" : strings[index]);
   const sign = metric.lowerIsBetter ? -1 : 1;
