@@ -110,6 +110,8 @@ class Clock:
 
 def run_ours(folder: Path, scratch: Path, epochs: int, packing: str) -> dict[str, Any]:
     """Our engine with its defaults; no evaluation and no checkpoint, as TRL has none here."""
+    import pandas  # noqa: F401 -- pyarrow imports it when it first makes a table of rows
+
     from benchmarks.benchmark_model import LORA
     from vlm_pipeline.compute.payload import Reporter
     from vlm_pipeline.formatting.table import format_section
