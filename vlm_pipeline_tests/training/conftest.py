@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from vlm_pipeline.formatting.template import load_processor
@@ -25,3 +27,13 @@ def table(tmp_path_factory, processor):
 
     folder = tmp_path_factory.mktemp("rows")
     return tiny.write_rows(folder / "torque.parquet", page_rows(processor, folder / "images"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, vision_model, table):
+    """A finished training of a few steps."""
+    from vlm_pipeline_tests.training.runs import make_request, run
+
+    request = make_request(tmp_path_factory.mktemp("trained"), "run", vision_model, table, epochs=1)
+    run(request)
+    return Path(request["output"])
