@@ -8,9 +8,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import pytest
 
+from vlm_pipeline.inference import hosted
+from vlm_pipeline.inference.limiter import backoff_s
 from vlm_pipeline.inference.predict import predict_table
 from vlm_pipeline.inference.prediction import read_predictions
 from vlm_pipeline_tests.inference.test_hosted import asks, collect, expected, predictor_for
@@ -104,7 +107,10 @@ _SLOW = ("responses", "azure", "compatible", "anthropic")
 
 
 @pytest.mark.parametrize("kind", ["chat", *(pytest.param(kind, marks=pytest.mark.slow) for kind in _SLOW)])
-def test_a_thousand_rows_complete_under_faults(kind, tmp_path):
+def test_a_thousand_rows_complete_under_faults(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        hosted, "backoff_s", partial(backoff_s, base=0.02, most=1.0)
+    )  # a patient test is a slow one
     rows = asks(1000)
     faults = Faults(0.3, seed=2, slow_s=0.02, retry_after_s=0.02)
     with serving(StandIn(faults=faults)) as (stand_in, url):
