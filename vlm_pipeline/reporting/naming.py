@@ -14,6 +14,7 @@ _LABELS = {
     "within_1": "Within one point",
     "within_2": "Within two points",
     "spearman": "Rank correlation",
+    "sample_agreement": "Samples that agree",
     "bias": "Bias (mean error)",
     "exact": "Exact answers",
     "correct": "Correct answers",

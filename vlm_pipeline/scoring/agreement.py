@@ -1,11 +1,21 @@
-"""Krippendorff's alpha: do several judges say the same, beyond chance (Krippendorff 2011, Computing alpha)."""
+"""Do several judges, or several samples of one model, say the same? Krippendorff's alpha corrects for chance
+(Krippendorff 2011, Computing alpha); samples of a row are counted pair by pair."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import numpy as np
+
+
+def agreeing_pairs(answers: Sequence[Hashable]) -> float | None:
+    """Share of all pairs of answers that are equal; None where there are fewer than two."""
+    pairs = len(answers) * (len(answers) - 1)
+    if not pairs:
+        return None
+    return sum(count * (count - 1) for count in Counter(answers).values()) / pairs
 
 
 def krippendorff_alpha(

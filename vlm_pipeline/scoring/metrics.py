@@ -8,12 +8,14 @@ bands and bars look at them with every unreadable answer as wrong as the scale a
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vlm_pipeline.scoring.agreement import agreeing_pairs
 from vlm_pipeline.scoring.columns import ScoreColumns, columns_of, higher_is_better
 from vlm_pipeline.scoring.intervals import CONFIDENCE, Estimate, mean, proportion, rank_correlation
 from vlm_pipeline.settings.scoring import DEFAULT_BANDS, DEFAULT_THRESHOLDS
@@ -158,6 +160,8 @@ def value_metrics(
                 figures[label]["distribution"] = distribution(values[scored])
     if "mae" in figures:
         figures["spearman"] = _rank_figure(table, confidence, seed)
+    if len(set(table.samples.tolist())) > 1:
+        figures["sample_agreement"] = _sample_figure(table, confidence, seed)
     return figures
 
 
@@ -279,6 +283,30 @@ def _rank_figure(table: ScoreColumns, confidence: float, seed: int) -> dict[str,
         "kind": "correlation",
         "direction": "higher",
     } | _figure(estimate)
+
+
+def _sample_figure(table: ScoreColumns, confidence: float, seed: int) -> dict[str, Any]:
+    """How consistent a model is: of two samples of a row, how often the same is read (nothing at all is one reading)."""
+    readings: dict[str, list[str]] = {}
+    clusters: dict[str, Any] = {}
+    for row_id, cluster, counted, row in zip(
+        table.ids, table.clusters, table.counted, table.rows, strict=True
+    ):
+        if counted:
+            readings.setdefault(row_id, []).append(json.dumps(row["extracted"], sort_keys=True, default=str))
+            clusters[row_id] = cluster
+    shares = {row_id: agreeing_pairs(found) for row_id, found in readings.items()}
+    several = [row_id for row_id, share in shares.items() if share is not None]
+    values = np.array([shares[row_id] for row_id in several], float)
+    within = np.array([clusters[row_id] for row_id in several])
+    return {
+        "n": len(readings),
+        "n_unscored": len(readings) - len(several),
+        "n_errors": table.count("error"),
+        "value": "pairs of samples of a row that say the same",
+        "kind": "share",
+        "direction": "higher",
+    } | _figure(mean(values, within, bounded=True, confidence=confidence, seed=seed))
 
 
 def _figure(estimate: Estimate) -> dict[str, Any]:

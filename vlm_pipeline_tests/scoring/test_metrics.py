@@ -136,3 +136,22 @@ def test_a_band_is_not_earned_by_the_readable_answers_alone():
     mae = compute_metrics(scores, table, predictor="m", bars={"score": 1.5})["headline"]
     assert (mae["estimate"], mae["n_scored"], mae["n_unscored"]) == (0.0, 20, 80)
     assert mae["band"] == "below" and mae["threshold"]["passes"] is False
+
+
+def test_samples_of_a_row_are_compared_with_each_other():
+    """Ten rows, three samples each: one says the same thrice, the next twice, the next never; unreadable is a reading."""
+    rows = formatted(30, page=3)
+    said = [("A: 1", "A: 1", "1"), ("A: 1", "A: 1", "A: 2"), ("A: 1", "hm", "A: 3")]
+    table = []
+    for sample in range(3):
+        table += predictions(rows, "m", [said[i % 3][sample] for i in range(30)], sample=sample)
+    scores = score_table([ExactScorer()], rows, table)
+    figure = compute_metrics(scores, table, predictor="m")["scorers"]["reading"]["metrics"][
+        "sample_agreement"
+    ]
+    assert (
+        figure["estimate"] == pytest.approx((1 + 1 / 3 + 0) / 3) and figure["n"] == figure["n_scored"] == 30
+    )
+    assert figure["low"] < figure["estimate"] < figure["high"] and figure["kind"] == "share"
+    alone = measured(["A: 0"] * 4)["scorers"]["reading"]["metrics"]
+    assert "sample_agreement" not in alone, "one sample agrees with nobody"
