@@ -20,7 +20,7 @@ from vlm_pipeline.inference.clients import client_for
 from vlm_pipeline.inference.hosted import HostedPredictor
 from vlm_pipeline.inference.openai_batch import BatchPredictor
 from vlm_pipeline.inference.predict import Counts
-from vlm_pipeline.inference.prediction import Ask
+from vlm_pipeline.inference.prediction import Ask, part_of
 from vlm_pipeline.inference.predictors import NOT_RUN, availability, fine_tune_info, is_azure, server_place
 from vlm_pipeline.inference.prices import Price, PriceError, price_of
 from vlm_pipeline.settings.predictors import (
@@ -169,7 +169,9 @@ class HostedSession:
         formatted: Sequence[str],
         splits: Sequence[str],
         run_id: str | None,
+        part: Sequence[int] | None = None,
     ) -> None:
+        self._part = part
         self._task, self._store, self._formatted, self._splits = task, store, formatted, splits
         ledger = store.path("spend", f"{run_id}.jsonl") if run_id else None
         self.budget = Budget(task.budget.money_usd, ledger)
@@ -178,7 +180,7 @@ class HostedSession:
     @property
     def asks(self) -> list[Ask]:
         if self._asks is None:
-            self._asks = conversation_asks(self._formatted, self._splits)
+            self._asks = part_of(conversation_asks(self._formatted, self._splits), self._part)
         return self._asks
 
     def answer(

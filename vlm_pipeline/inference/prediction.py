@@ -64,6 +64,17 @@ class Ask:
         return [replace(self, sample=number) for number in range(count)]
 
 
+def part_of(asks: Sequence[Ask], part: Sequence[int] | None) -> list[Ask]:
+    """The rows of one worker of several, `part` being [its number from 0, workers]; None: all rows.
+
+    Questions about the same pictures stay together, so that each worker reads its pages once.
+    """
+    if part is None:
+        return list(asks)
+    number, workers = part
+    return [ask for ask in asks if int(content_hash(ask.images or ask.prompt_hash), 16) % workers == number]
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """One row of a prediction table; columns as in SCHEMA."""

@@ -10,7 +10,7 @@ from vlm_pipeline.compute.payload import PayloadError, Reporter
 from vlm_pipeline.inference.formats import PatternError, answer_pattern
 from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, read_asks
 from vlm_pipeline.inference.predict import Counts, predict_table
-from vlm_pipeline.inference.prediction import Ask, predictions_version
+from vlm_pipeline.inference.prediction import Ask, part_of, predictions_version
 from vlm_pipeline.inference.predictors import NOT_RUN, availability, is_local
 from vlm_pipeline.settings.predictors import TransformersPredictor
 from vlm_pipeline.store import TaskStore, content_hash
@@ -23,7 +23,9 @@ def run(request: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], st
 
     Request: `task` (folder), `store` (root), `formatted` (paths), `splits`, `predictors` (names; all by default),
     `adapters` ({predictor name: folder}); optional `store_name`, `output` (folder, default predictions/), `run_id`
-    (all payloads of one run share what the task may spend), `candidates` (settings of predictors beside the task's).
+    (all payloads of one run share what the task may spend), `candidates` (settings of predictors beside the task's),
+    `part` ([number, workers]: only this worker's rows; a last run without it finds all greedy answers in the cache and
+    writes the table that one worker would have written).
     Metadata are the counts; for several predictors {name: counts}, with {"status": reason} for what did not run.
     """
     task = load_task(request["task"])
@@ -42,7 +44,7 @@ def run(request: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], st
     adapters = {name: Path(folder) for name, folder in (request.get("adapters") or {}).items() if folder}
     session = _Session(
         task, store, request["formatted"], request.get("splits") or ["val", "test"], adapters, reporter,
-        request.get("run_id"),
+        request.get("run_id"), request.get("part"),
     )  # fmt: skip
     outcome: dict[str, dict[str, Any]] = {}
     for predictor in chosen:
@@ -60,9 +62,9 @@ class _Session:
 
     def __init__(
         self, task: Task, store: TaskStore, formatted: Sequence[str], splits: Sequence[str],
-        adapters: dict[str, Path], reporter: Reporter, run_id: str | None,
+        adapters: dict[str, Path], reporter: Reporter, run_id: str | None, part: Sequence[int] | None,
     ) -> None:  # fmt: skip
-        self.run_id = run_id
+        self.run_id, self._part = run_id, part
         self.task, self.store, self.reporter, self.adapters = task, store, reporter, adapters
         self.formatted, self.splits = formatted, splits
         self._asks: list[Ask] | None = None
@@ -72,7 +74,7 @@ class _Session:
     @property
     def asks(self) -> list[Ask]:
         if self._asks is None:
-            self._asks = read_asks(self.formatted, self.splits)
+            self._asks = part_of(read_asks(self.formatted, self.splits), self._part)
         return self._asks
 
     @property
@@ -122,7 +124,9 @@ class _Session:
         if self._hosted is None:
             from vlm_pipeline.inference.hosted_run import HostedSession
 
-            self._hosted = HostedSession(self.task, self.store, self.formatted, self.splits, self.run_id)
+            self._hosted = HostedSession(
+                self.task, self.store, self.formatted, self.splits, self.run_id, self._part
+            )
         return self._hosted.answer(predictor, output, self._table)
 
     def _table(

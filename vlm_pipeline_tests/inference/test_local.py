@@ -100,6 +100,21 @@ def test_pictures_are_computed_once_for_predictors_in_different_processes(made, 
     assert (second["images_computed"], second["asked"]) == (0, 24)
 
 
+def test_workers_share_the_rows_and_the_table_is_that_of_one(made, tmp_path):
+    request, _, _ = made
+    run({**request, "store": str(tmp_path / "one")}, Reporter())
+    several = {**request, "store": str(tmp_path / "several")}
+    parts = [
+        run({**several, "part": [number, 3], "output": str(tmp_path / f"part{number}")}, Reporter())[0]
+        for number in range(3)
+    ]
+    assert sum(part["asked"] for part in parts) == 24 and sum(part["images_computed"] for part in parts) == 6
+    whole = run(several, Reporter())[0]
+    assert (whole["rows"], whole["asked"]) == (24, 0)
+    tables = [texts(tmp_path / name / "tiny" / "predictions" / "base.parquet") for name in ("one", "several")]
+    assert tables[0] == tables[1]
+
+
 def test_a_rerun_loads_no_model(made, tmp_path):
     request, folder, _ = made
     asks, place = read_asks(request["formatted"], ["test"])[:3], {"output": tmp_path / "t.parquet"}
