@@ -6,11 +6,12 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from vlm_pipeline import terminal
 from vlm_pipeline.compute.payload import die_with_parent, starter_environment
-from vlm_pipeline.dagster_home import dagster_home
+from vlm_pipeline.dagster_home import create_storage, dagster_home
 from vlm_pipeline.inference import commands as inference
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
@@ -86,6 +87,8 @@ def run_job(command: str, task: str, choices: dict[str, Any]) -> int:
     dagster += ["-m", "vlm_pipeline.definitions", "-j", job, "-c", str(config)]
     home = dagster_home()
     environment = {**os.environ, **starter_environment(), **({"DAGSTER_HOME": home} if home else {})}
+    if home:
+        create_storage(Path(home), environment)
     status = terminal.run(dagster, environment)
     if status and home:  # else the run was kept nowhere
         why = [sys.executable, "-W", "ignore", "-m", "vlm_pipeline.orchestration.why", job]

@@ -103,3 +103,13 @@ def test_a_home_keeps_its_own_dagster_yaml_and_a_dead_link_is_replaced(checkout:
     (home / "dagster.yaml").write_text("# mine\n")
     prepare_home(checkout)
     assert (home / "dagster.yaml").read_text() == "# mine\n"
+
+
+def test_commands_started_at_once_in_a_new_home_make_its_tables_once(checkout: Path) -> None:
+    """Two processes that both make Dagster's tables end with `UNIQUE constraint failed: alembic_version`."""
+    home = checkout / "new home"
+    call = "import os, sys, pathlib; from vlm_pipeline.dagster_home import create_storage; create_storage(pathlib.Path(sys.argv[1]), os.environ)"
+    environment = {**os.environ, "DAGSTER_HOME": str(home)}
+    several = [subprocess.Popen([sys.executable, "-c", call, str(home)], env=environment) for _ in range(3)]
+    assert [process.wait(60) for process in several] == [0, 0, 0]
+    assert {"runs.db", "schedules.db", "index.db"} <= {path.name for path in home.rglob("*.db")}
