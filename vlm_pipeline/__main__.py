@@ -13,6 +13,7 @@ from vlm_pipeline import terminal
 from vlm_pipeline.compute.payload import die_with_parent, starter_environment
 from vlm_pipeline.dagster_home import create_storage, dagster_home
 from vlm_pipeline.inference import commands as inference
+from vlm_pipeline.preferences import commands as preferences
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
 from vlm_pipeline.reporting import commands as reporting
@@ -25,7 +26,7 @@ JOBS = {
     "train": ("train", "rows to adapter; nothing is evaluated"),
     "eval": ("evaluate", "predict, measure and compare with the adapter there is"),
 }
-PARTS = (inference, promotion, regeneration, reporting)  # each with commands of its own
+PARTS = (inference, preferences, promotion, regeneration, reporting)  # each with commands of its own
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -73,6 +73,16 @@ _OF_TABLE = {
         "image": "picture of the row, below the report",
         "reason": "what the scorer or judge says about it",
     },
+    "trl": {
+        "prompt": "the messages that were answered",
+        "chosen": "the better answer, as a list of one message",
+        "rejected": "the worse answer, as a list of one message",
+        "chosen_by": "who gave the better answer; gold: the row itself",
+        "rejected_by": "who gave the worse answer",
+        "chosen_score": "value of the deciding scorer; null for the gold answer",
+        "rejected_score": "value of the deciding scorer",
+        "rejected_cut": "whether the worse answer ran into the limit of new tokens",
+    },
     "quarantine": {
         "file": "file of the row that was set aside",
         "line": "line or row number in that file, from 1",

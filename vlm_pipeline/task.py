@@ -25,6 +25,7 @@ from vlm_pipeline.settings.data import (
 from vlm_pipeline.settings.judging import JudgingSettings
 from vlm_pipeline.settings.mcp import McpScorerSettings
 from vlm_pipeline.settings.predictors import GenerationSettings, PredictorSettings, TransformersPredictor
+from vlm_pipeline.settings.preferences import PreferenceSettings
 from vlm_pipeline.settings.promotion import AutomationSettings, CandidateSettings, PromotionSettings
 from vlm_pipeline.settings.regeneration import RegenerationSettings
 from vlm_pipeline.settings.scoring import ScorerSettings
@@ -77,6 +78,7 @@ class Task(Settings):
     candidates: CandidateSettings = CandidateSettings()
     automation: AutomationSettings = AutomationSettings()
     regeneration: RegenerationSettings = RegenerationSettings()
+    preferences: PreferenceSettings | None = None  # None: no preference pairs are made
     max_examples: int | None = Field(None, gt=0)  # a dev run: this many rows per section and split
 
     _root: Path = PrivateAttr(default=Path())
@@ -156,6 +158,18 @@ class Task(Settings):
                         f"predictors.{number} has adapter: continued, and training.from_adapter does not say what it goes "
                         "on from; set it to promoted, previous or an adapter's id"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _two_to_prefer_between(self) -> Task:
+        if self.preferences is None:
+            return self
+        known = [predictor.name for predictor in self.predictors]
+        for name in self.preferences.pair or ():
+            if name not in known:
+                raise ValueError(f"preferences.pair names no predictor: {name!r}{did_you_mean(name, known)}")
+        if len(known) < 2:
+            raise ValueError("preferences need two predictors, better and worse; the task has one")
         return self
 
     @property

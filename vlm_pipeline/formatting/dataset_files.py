@@ -28,7 +28,7 @@ def write_section(table: Path | str, section: str, folder: Path | str) -> dict[s
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    schema = _schema(pq.read_schema(table))
+    schema = picture_schema(pq.read_schema(table))
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         writers: dict[str, Any] = {}
@@ -39,19 +39,9 @@ def write_section(table: Path | str, section: str, folder: Path | str) -> dict[s
                 rows = whole.filter(pc.equal(whole["split"], split))
                 if split not in writers:
                     temporary = stack.enter_context(atomic_path(_path(folder, split, section)))
-                    writers[split] = stack.enter_context(
-                        pq.ParquetWriter(
-                            temporary, schema, compression="zstd", dictionary_pagesize_limit=2 * _GROUP_BYTES
-                        )
-                    )
+                    writers[split] = stack.enter_context(picture_writer(temporary, schema))
                 counts[split] += len(rows)
-                for start, pictures in _groups(rows):
-                    part = rows.slice(start, len(pictures))
-                    shown = pa.array(pictures, schema.field("images").type)
-                    place = part.schema.get_field_index("images")
-                    writers[split].write_table(
-                        part.set_column(place, schema.field("images"), shown).cast(schema)
-                    )
+                write_pictured(writers[split], rows, schema)
     return dict(sorted(counts.items()))
 
 
@@ -64,7 +54,7 @@ def _path(folder: Path | str, split: str, section: str) -> Path:
     return Path(folder) / "data" / f"{split}-{safe_name(section)}.parquet"
 
 
-def _schema(schema: Any) -> Any:
+def picture_schema(schema: Any) -> Any:
     """The table's columns with the pictures as features of `datasets`, which are described in the file."""
     from datasets import Features, Image, List
 
@@ -72,6 +62,24 @@ def _schema(schema: Any) -> Any:
     features["images"] = List(Image())
     described = {"huggingface": json.dumps({"info": {"features": features.to_dict()}})}
     return features.arrow_schema.with_metadata(described)
+
+
+def picture_writer(path: Path, schema: Any) -> Any:
+    """A Parquet writer for rows with pictures."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(path, schema, compression="zstd", dictionary_pagesize_limit=2 * _GROUP_BYTES)
+
+
+def write_pictured(writer: Any, rows: Any, schema: Any) -> None:
+    """Write rows whose `images` are paths (and `image_sha256` their hashes) with the bytes of the files instead."""
+    import pyarrow as pa
+
+    for start, pictures in _groups(rows):
+        part = rows.slice(start, len(pictures))
+        shown = pa.array(pictures, schema.field("images").type)
+        place = part.schema.get_field_index("images")
+        writer.write_table(part.set_column(place, schema.field("images"), shown).cast(schema))
 
 
 def _groups(rows: Any) -> Iterator[tuple[int, list[list[dict[str, Any]]]]]:

@@ -22,12 +22,18 @@ class Limits:
     max_tools: int = 128
     modes: tuple[str, ...] = ("RGB", "RGBA")
     vision_models: tuple[str, ...] = ("gpt-4o-2024-08-06",)  # those that are fine-tuned on pictures
+    preference_models: tuple[str, ...] = (  # those that are fine-tuned on preferences
+        "gpt-4.1-2025-04-14",
+        "gpt-4.1-mini-2025-04-14",
+        "gpt-4.1-nano-2025-04-14",
+    )
 
 
 OPENAI = Limits()
 AZURE = Limits(
     name="Azure OpenAI",
     max_images=64,
+    preference_models=("gpt-4o-2024-08-06", *Limits().preference_models),
     vision_models=("gpt-4o-2024-08-06", "gpt-4.1-2025-04-14", "gpt-4o", "gpt-4.1"),
 )
 # Of one training example, by the beginning of the model's name; longer ones are cut.
@@ -50,6 +56,11 @@ def max_tokens(model: str) -> int:
 def takes_pictures(model: str, limits: Limits) -> bool:
     """Is this model, or the one that it was tuned from, fine-tuned on pictures?"""
     return model.removeprefix("ft:").split(":", 1)[0] in limits.vision_models
+
+
+def takes_preferences(model: str, limits: Limits) -> bool:
+    """Is this model, or the one that it was tuned from, fine-tuned on preferences?"""
+    return model.removeprefix("ft:").split(":", 1)[0] in limits.preference_models
 
 
 @dataclass(frozen=True)

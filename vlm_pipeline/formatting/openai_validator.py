@@ -1,5 +1,8 @@
 """Offline check of a fine-tuning JSONL file against the documented limits of the hosted API, before it is uploaded.
 
+Files of supervised fine-tuning and, with `method="dpo"`, of direct preference optimization: the same rules for turns,
+tools and sizes, over the input with either output.
+
 Limits as documented by OpenAI ("Supervised fine-tuning", "Vision fine-tuning") and Microsoft ("Vision fine-tuning" of
 Azure OpenAI), read in November 2026. What no offline check can know is said once: pictures of people, faces, children
 and CAPTCHAs are left out of training by the provider without an error.
@@ -15,11 +18,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from vlm_pipeline.estimates import conversation_tokens
 from vlm_pipeline.examples.seen import SeenKeys
+from vlm_pipeline.formatting.openai_preferences import conversations
 from vlm_pipeline.formatting.openai_report import (
     AZURE,
     OPENAI,
@@ -29,11 +33,13 @@ from vlm_pipeline.formatting.openai_report import (
     check_whole,
     max_tokens,
     takes_pictures,
+    takes_preferences,
 )
 from vlm_pipeline.formatting.openai_tools import NAME, check_order, check_tools
 
 __all__ = ["AZURE", "OPENAI", "JsonlFinding", "JsonlReport", "Limits", "check_lines", "validate_jsonl"]
 
+Method = Literal["supervised", "dpo"]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _LINE_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
 _MESSAGE_KEYS = {
@@ -58,6 +64,7 @@ def validate_jsonl(
     model: str = "gpt-4o-2024-08-06",
     limits: Limits = OPENAI,
     *,
+    method: Method = "supervised",
     validation: bool = False,
     known_lines: SeenKeys | None = None,
     max_findings: int = 1_000,
@@ -76,7 +83,7 @@ def validate_jsonl(
             return EARLIER
         return IN_TRAINING if validation and known_lines is not None and line in known_lines else None
 
-    report = check_lines(path, model, limits, same=same, max_findings=max_findings)
+    report = check_lines(path, model, limits, method=method, same=same, max_findings=max_findings)
     report.bytes = path.stat().st_size
     return check_whole(report, validation)
 
@@ -86,6 +93,7 @@ def check_lines(
     model: str,
     limits: Limits = OPENAI,
     *,
+    method: Method = "supervised",
     start: int = 0,
     length: int | None = None,
     same: Callable[[bytes], str | None] = lambda raw: None,
@@ -102,6 +110,9 @@ def check_lines(
         if len(report.findings) < max_findings:
             report.findings.append(JsonlFinding(rule, message, line, blocking))
 
+    if method == "dpo" and not takes_preferences(model, limits):
+        named = ", ".join(limits.preference_models)
+        add("model_dpo", f"{model} is not fine-tuned on preferences; {limits.name} does it for {named}")
     with Path(path).open("rb") as handle:
         handle.seek(start)
         for number, raw in enumerate(handle, start=1):
@@ -112,7 +123,7 @@ def check_lines(
             other = same(raw)
             if other is not None:
                 add("duplicate", other, number, blocking=False)
-            _check_line(raw, number, model, report, pictures, add)
+            _check_line(raw, number, model, report, pictures, add, method)
             if length is not None and report.bytes >= length:
                 break
     return report
@@ -122,7 +133,7 @@ Add = Callable[..., None]
 
 
 def _check_line(
-    raw: bytes, number: int, model: str, report: JsonlReport, pictures: _Pictures, add: Add
+    raw: bytes, number: int, model: str, report: JsonlReport, pictures: _Pictures, add: Add, method: Method
 ) -> None:
     if not raw.strip():
         add("empty_line", "the line is empty", number)
@@ -133,6 +144,25 @@ def _check_line(
         add("json", f"not JSON: {str(error)[:120]}", number)
         return
     report.examples += 1
+    if method == "dpo":
+        known: set[tuple[str, str]] = set()
+
+        def once(rule: str, message: str, line: int, **more: Any) -> None:
+            """What is wrong with the input is wrong with it before either output."""
+            if (rule, message) not in known:
+                known.add((rule, message))
+                add(rule, message, line, **more)
+
+        for one in conversations(example, number, once):
+            _check_example(one, number, model, report, pictures, once)
+        return
+    _check_example(example, number, model, report, pictures, add)
+
+
+def _check_example(
+    example: Any, number: int, model: str, report: JsonlReport, pictures: _Pictures, add: Add
+) -> None:
+    """The rules of one conversation; adds its tokens and pictures to the report."""
     if (
         not isinstance(example, dict)
         or not isinstance(example.get("messages"), list)

@@ -115,6 +115,8 @@ def _left_out(task: Task) -> set[dg.AssetKey]:
         if task.automation.train
         else {dg.AssetKey([task.name, name]) for name in ("plan", *ADAPTER_ASSETS.values())}
     )
+    if task.preferences and task.preferences.split == "train":  # it answers rows, with whatever model
+        left_out.add(dg.AssetKey([task.name, "preferences"]))
     if not task.automation.hosted:
         for predictor in task.predictors:
             if not isinstance(predictor, TransformersPredictor):

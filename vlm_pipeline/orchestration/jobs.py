@@ -24,6 +24,7 @@ HABITS = {
         (
             *("probes", "predictions", "metrics", "comparison", "weak_sections", "rounds"),
             *("regeneration_request", "report", "openai_finetune", "promoted_adapter", "leaderboard"),
+            "preferences",
         ),
         "Raw rows to adapter: format, verify, plan, train.",
     ),

@@ -10,6 +10,7 @@ import dagster as dg
 
 from vlm_pipeline.orchestration.assets.candidates import candidate_assets, leaderboard_asset
 from vlm_pipeline.orchestration.assets.evaluation import evaluation_assets
+from vlm_pipeline.orchestration.assets.preferences import preference_assets
 from vlm_pipeline.orchestration.assets.promotion import promotion_assets
 from vlm_pipeline.orchestration.assets.regeneration import regeneration_assets
 from vlm_pipeline.orchestration.assets.rows import row_assets
@@ -35,6 +36,7 @@ def task_assets(task: Task) -> TaskAssets:
         *row_assets(task),
         *training_assets(task),
         *evaluation_assets(task),
+        *preference_assets(task),
         *promotion_assets(task),
         leaderboard_asset(task),
     ]

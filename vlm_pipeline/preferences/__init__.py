@@ -1,0 +1,1 @@
+"""Preference pairs out of a comparison: which answers are paired, and the files that DPO trainers read."""
