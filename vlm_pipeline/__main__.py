@@ -17,6 +17,7 @@ from vlm_pipeline.preferences import commands as preferences
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
 from vlm_pipeline.reporting import commands as reporting
+from vlm_pipeline.sizing import commands as sizing
 from vlm_pipeline.store import TaskStore, content_hash, write_json
 from vlm_pipeline.task import find_task
 
@@ -26,7 +27,7 @@ JOBS = {
     "train": ("train", "rows to adapter; nothing is evaluated"),
     "eval": ("evaluate", "predict, measure and compare with the adapter there is"),
 }
-PARTS = (inference, preferences, promotion, regeneration, reporting)  # each with commands of its own
+PARTS = (inference, preferences, promotion, regeneration, reporting, sizing)  # each with commands of its own
 
 
 def command_line() -> argparse.ArgumentParser:

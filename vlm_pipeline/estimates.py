@@ -162,3 +162,52 @@ def lora_training_memory(
     )
     logits = supervised_tokens * vocabulary * 4 * 2  # float32 logits and their gradient
     return int(weights + adapter + activations + logits)
+
+
+# Bytes a weight of the frozen base takes, by `quantization.mode`; without one, 2 in bf16 and 4 in float32.
+WEIGHT_BYTES = {"nf4": 0.55, "int8": 1.05}
+
+
+def lora_flops_per_token(language_parameters: float) -> float:
+    """Operations of a training step a token: forward, and the gradient by activations (frozen weights have no other).
+    Attention over long contexts comes on top."""
+    return 4.0 * max(language_parameters, 1)
+
+
+def forward_flops_per_token(parameters: float) -> float:
+    """Operations of reading a token, or a patch in the vision tower."""
+    return 2.0 * parameters
+
+
+def decoding_seconds(
+    rows: int, new_tokens: int, batch: int, *, step_bytes: float, row_bytes: float, row_flops: float,
+    flops: float, bandwidth: float, overhead: float,
+) -> float:  # fmt: skip
+    """Seconds to generate `new_tokens` for every row, `batch` rows at a time: each step reads the weights
+    (`step_bytes`) and every row's keys and values (`row_bytes`), or computes, whichever takes longer, and costs
+    `overhead` seconds beside. bandwidth: bytes a second; flops: operations a second that are reached."""
+    memory = (step_bytes + batch * row_bytes) / bandwidth
+    return math.ceil(rows / batch) * new_tokens * (max(memory, batch * row_flops / flops) + overhead)
+
+
+# Bytes that a stage holds for each row, measured as Python objects (docs/sizing.md): what is asked holds its token ids,
+# scores are one record for each row, scorer and predictor.
+_ASKED_BYTES, _ASKED_TOKEN_BYTES = 650, 40
+_ROW_BYTES, _SCORE_BYTES = 1_400, 3_750
+_TRAINED_BYTES, _TRAINED_TOKEN_BYTES = 1_500, 8
+MOST_TRAINED_TOKENS = 2**31 - 1  # of a training set: Arrow's 32-bit offsets
+
+
+def asked_memory(rows: int, prompt_tokens: float) -> int:
+    """Bytes of the process that predicts, for its rows and answers; the model comes on top."""
+    return int(rows * (_ASKED_BYTES + prompt_tokens * _ASKED_TOKEN_BYTES))
+
+
+def scored_memory(rows: int, predictors: int, scorers: int) -> int:
+    """Bytes of the process that compares `predictors` on `rows` rows of one split."""
+    return int(rows * (_ROW_BYTES + predictors * scorers * _SCORE_BYTES))
+
+
+def trained_memory(rows: int, tokens: float) -> int:
+    """Bytes of the training process for its rows (`tokens` of all rows); the model comes on top."""
+    return int(rows * _TRAINED_BYTES + tokens * _TRAINED_TOKEN_BYTES)

@@ -20,6 +20,7 @@ from vlm_pipeline.formatting.prepared import (
 )
 from vlm_pipeline.formatting.proof import require_proven
 from vlm_pipeline.manifest import Artifact, code_version, make_once, read_manifest, require
+from vlm_pipeline.markdown import escape
 from vlm_pipeline.markdown import table as markdown_table
 from vlm_pipeline.preferences.pairs import GOLD, PreferenceError, choose_pairs
 from vlm_pipeline.scoring.row_scorers import scorer_version
@@ -209,9 +210,12 @@ def _answers(
 
 
 def _card(task: Task, summary: dict[str, Any]) -> str:
-    """What the table is, for `datasets` and for people."""
-    head = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: pairs.parquet"
-    lines = ["---", head, "---", "", f"# {task.title or task.name}: preference pairs", ""]
+    """What the table is, for people. No `configs`: with them `datasets` (5.0) keeps its cache by the folder's name, and
+    loads the pairs of another task, or those before a change, without a word."""
+    import yaml
+
+    head = yaml.safe_dump({"pretty_name": f"{task.title or task.name}: preference pairs"}, allow_unicode=True)
+    lines = ["---", head.strip(), "---", "", f"# {escape(task.title or task.name)}: preference pairs", ""]
     lines += [f"{summary['pairs']} of {summary['asked']} {summary['split']} rows, by `{summary['scorer']}`, "
               f"better by at least {summary['margin']:g}.", ""]  # fmt: skip
     lines += [summary["note"], ""] if "note" in summary else []

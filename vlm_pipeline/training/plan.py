@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm_pipeline.estimates import lora_training_memory
+from vlm_pipeline.estimates import WEIGHT_BYTES, lora_training_memory
 from vlm_pipeline.settings.budget import BudgetSettings
 from vlm_pipeline.settings.training import LoraSettings
 from vlm_pipeline.store import read_json, write_json
@@ -29,7 +29,6 @@ FEW_ROWS = 100
 FEW_STEPS = 200
 FEWEST_TOKENS, MOST_TOKENS = 1024, 4096  # of a forward pass, by default
 _VISION_WORDS = ("visual", "vision", "image_")
-_WEIGHT_BYTES = {"nf4": 0.55, "int8": 1.05}
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def memory(passes: list[list[Bundle]], rows: Rows, trainable: int, job: JobSetti
         max(sum(bundle.tokens for bundle in one) for one in passes),
         max(int(rows.supervised[[index for bundle in one for index in bundle.rows]].sum()) for one in passes),
         base.text.get("vocab_size", 0),
-        base_bytes=_WEIGHT_BYTES.get(job.quantization.mode, size),
+        base_bytes=WEIGHT_BYTES.get(job.quantization.mode, size),
         activation_bytes=size,
         checkpointing=job.training.gradient_checkpointing,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vlm_pipeline.estimates import lora_flops_per_token
 from vlm_pipeline.training.memory import peak_memory
 
 _WINDOW_STEPS = 20
@@ -17,12 +18,11 @@ class Throughput:
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self._device = device
-        # Frozen weights: forward and the gradient by activations, 2 FLOPs a parameter each (no weight gradient).
         embedding = model.get_input_embeddings().weight.numel()
         language = (
             sum(value.numel() for value in model.get_base_model().get_decoder().parameters()) - embedding
         )
-        self._flops_per_token = 4.0 * max(language, 1)
+        self._flops_per_token = lora_flops_per_token(language)
         self._peak = matmul_peak(device, next(model.parameters()).dtype)
         self.tokens = self.row_tokens = self.rows = 0
         self.seconds = 0.0

@@ -181,6 +181,10 @@ def test_the_command_writes_a_folder_that_datasets_loads(world: World, tmp_path:
     summary = read_json(folder / "summary.json")
     found = load_dataset(str(folder / "trl"), cache_dir=str(tmp_path / "cache"))["train"]
     assert found.num_rows == summary["pairs"] > 0 and summary["gold_chosen"] > 0
+    again = command(world, tmp_path, "other")  # a table of the same name, other pairs, one cache
+    other = read_json(tmp_path / "other" / "summary.json")["pairs"]
+    found = load_dataset(str(tmp_path / "other" / "trl"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert again.returncode == 0 and found.num_rows == other < summary["pairs"]
     line = json.loads((folder / "openai" / "pairs.jsonl").read_text().splitlines()[0])
     assert list(line) == ["input", "preferred_output", "non_preferred_output"]
     assert "left out:" in done.stdout and "has seen val" in done.stdout
