@@ -113,11 +113,14 @@ def data_version(store: TaskStore, name: str) -> str | None:
 
 def require(store: TaskStore, names: list[str], remedy: str) -> dict[str, str]:
     """Data versions of artifacts that must exist; raises FileNotFoundError that names what is missing."""
-    versions = {name: data_version(store, name) for name in names}
-    missing = [name for name, version in versions.items() if version is None]
-    if missing:
-        raise FileNotFoundError(f"not made yet: {', '.join(missing)} (under {store.base}). {remedy}")
-    return {name: str(version) for name, version in versions.items()}
+    if absent := missing(store, names):
+        raise FileNotFoundError(f"not made yet: {', '.join(absent)} (under {store.base}). {remedy}")
+    return {name: str(data_version(store, name)) for name in names}
+
+
+def missing(store: TaskStore, names: Iterable[str]) -> list[str]:
+    """Those of the artifacts that have not been made yet."""
+    return [name for name in names if data_version(store, name) is None]
 
 
 def harm(store: TaskStore, names: Iterable[str]) -> str:

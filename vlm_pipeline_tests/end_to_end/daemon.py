@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
+import psutil
+from dagster._core.scheduler.instigation import TickStatus
 
 from vlm_pipeline_tests.end_to_end.loop import Loop
 
@@ -63,19 +65,46 @@ class Daemon:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)
 
-    def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+    def at_work(self, module: str) -> bool:
+        """Whether a payload (`python -m <module>`) of a run of this daemon is alive."""
+        return any(module in words for words in self.processes().values())
+
+    def in_a_tick(self) -> str | None:
+        """Name of a sensor that is looking right now."""
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            for state in instance.all_instigator_state():
+                origin, selector = state.instigator_origin_id, state.selector_id
+                if instance.get_ticks(origin, selector, limit=1, statuses=[TickStatus.STARTED]):
+                    return state.instigator_name
+        return None
+
+    def processes(self) -> dict[int, list[str]]:
+        """Command lines of all processes that work for this home, whoever started them, by number; not this one."""
+        found = {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                ours = process.environ().get("DAGSTER_HOME") == str(self.home)
+                if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                    found[process.pid] = process.cmdline()
+        return found
+
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str, every_s: float = 0.5) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, (
                 f"{what} did not happen; runs: {self.runs()}\n{self.end_of_log}"
             )
             assert self.runs_now, self.end_of_log
-            time.sleep(0.5)
+            time.sleep(every_s)
 
     def runs(self) -> Runs:
         """Finished and unfinished runs by what they make and their status."""
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            return Counter((_made(run), run.status.value) for run in instance.get_runs())
+            return Counter((made_by(run), run.status.value) for run in instance.get_runs())
+
+    def open_runs(self) -> Runs:
+        """Runs that have not ended."""
+        return Counter({one: count for one, count in self.runs().items() if one[1] not in ENDED})
 
     def rest(self, quiet_s: float = 10.0, seconds: float = 600.0) -> Runs:
         """Wait until no run is open and none was added for a while; returns the runs."""
@@ -89,7 +118,7 @@ class Daemon:
             assert time.monotonic() < deadline, f"the daemon does not come to rest: {after}"
 
 
-def _made(run: dg.DagsterRun) -> str:
+def made_by(run: dg.DagsterRun) -> str:
     """Names of the assets without the task's, or the job's name."""
     if not run.asset_selection:
         return run.job_name

@@ -11,6 +11,7 @@ from vlm_pipeline.inference.budget import Budget
 from vlm_pipeline.inference.clients import client_for
 from vlm_pipeline.inference.openai_finetune import submit
 from vlm_pipeline.inference.predictors import fine_tune_info
+from vlm_pipeline.manifest import Artifact, make_once
 from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.store import TaskStore, read_json
 from vlm_pipeline.task import Task, load_task
@@ -80,6 +81,14 @@ def test_a_running_job_is_asked_ever_more_seldom_and_its_end_starts_one_run(
         assert isinstance(tick(task, first.cursor), dg.SkipReason)  # too early to ask again
         stand_in.job_s = 0.0
         due = json.dumps({**json.loads(first.cursor), "next": 0.0})
+        early = tick(task, due)
+        assert isinstance(early, dg.SkipReason)  # three runs failed, and the model was never brought in
+        assert "waiting until metrics/base are made" in str(early.skip_message)
+        make_once(TaskStore(task.name), "metrics/base", {}, lambda: Artifact("figures"))
+        with dg.DagsterInstance.ephemeral() as busy:
+            job = build_defs(tasks=[task]).resolve_implicit_global_asset_job_def()
+            busy.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={"task": task.name})
+            assert "1 runs of demo are not finished" in str(tick(task, due, busy).skip_message)
         ended = tick(task, due)
         again = tick(task, ended.cursor)  # the daemon died before it started the run
     (request,) = ended.run_requests

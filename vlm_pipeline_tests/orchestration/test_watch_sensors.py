@@ -144,7 +144,20 @@ def test_changed_rows_wait_for_the_run_that_is_at_work(graph: GraphWorld) -> Non
     assert graph.tick("raw_files").run_requests
 
 
+def test_an_adapter_that_is_there_before_the_rows_waits_for_them_and_keeps_its_tries(
+    graph: GraphWorld,
+) -> None:
+    """Over an empty store three runs failed within the daemon's first minute, and the sensor asked for no more."""
+    foreign.write(graph.world.store.path("incoming") / "stranger")
+    for _ in range(ATTEMPTS + 1):
+        assert "wait until formatted/torque" in str(graph.tick("candidates").skip_reason)
+    graph.world.rows()
+    (request,) = graph.tick("candidates").run_requests
+    assert request.run_key.endswith("try 1")
+
+
 def test_an_adapter_whose_evaluation_was_killed_is_evaluated_after_all(graph: GraphWorld) -> None:
+    graph.world.rows()
     foreign.write(graph.world.store.path("incoming") / "stranger")
     (killed,) = graph.tick("candidates").run_requests
     graph.kill(killed)

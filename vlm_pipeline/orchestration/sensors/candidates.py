@@ -7,6 +7,7 @@ import dagster as dg
 
 from vlm_pipeline.candidates.sources import known_candidates, note
 from vlm_pipeline.candidates.watch import scan
+from vlm_pipeline.manifest import missing
 from vlm_pipeline.orchestration.assets.candidates import candidates_of
 from vlm_pipeline.orchestration.assets.common import key
 from vlm_pipeline.orchestration.executor import close_dead_runs
@@ -19,10 +20,12 @@ def candidate_sensor(task: Task) -> dg.SensorDefinition:
     """One run for each new adapter, several at once: predictions, metrics and the leaderboard.
 
     Partition and run key are the candidate's id, a hash of its content: found again, it starts nothing. What was found
-    is noted in the store, and asked for until a run has ended well: no restart loses it.
+    is noted in the store, and asked for until a run has ended well: no restart loses it. Before there are rows to ask
+    about, it waits.
     """
     selection = [key(task, name) for name in ("candidate_predictions", "candidate_metrics", "leaderboard")]
     partitions = candidates_of(task)
+    asked_about = [*(f"formatted/{section}" for section in task.sections.names), "probes"]
 
     @dg.sensor(
         name=f"{task.name}_candidates",
@@ -44,6 +47,9 @@ def candidate_sensor(task: Task) -> dg.SensorDefinition:
         wanted = {one: run_key for one, run_key in tries.items() if run_key}
         if not wanted:
             reason = "; ".join(found.waiting) or "no new adapter"
+            return dg.SensorResult(skip_reason=reason, cursor=cursor)
+        if absent := missing(store, asked_about):  # a run before that would fail, and use up a try
+            reason = f"{len(wanted)} new adapters wait until {', '.join(absent)} are made"
             return dg.SensorResult(skip_reason=reason, cursor=cursor)
         requests = [
             dg.RunRequest(run_key, asset_selection=selection, partition_key=one, tags={TASK_TAG: task.name})

@@ -7,10 +7,11 @@ from typing import Any
 import dagster as dg
 
 from vlm_pipeline.inference.predictors import fine_tune_info
+from vlm_pipeline.manifest import missing
 from vlm_pipeline.orchestration.assets.common import key
 from vlm_pipeline.orchestration.executor import close_dead_runs
 from vlm_pipeline.orchestration.resources import LoopOptions
-from vlm_pipeline.orchestration.runs import TASK_TAG, next_try
+from vlm_pipeline.orchestration.runs import TASK_TAG, next_try, unfinished_runs
 from vlm_pipeline.redaction import redact
 from vlm_pipeline.settings.predictors import OpenAIFineTunedPredictor
 from vlm_pipeline.store import read_json
@@ -23,7 +24,7 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
     """Notices the end of a hosted fine-tuning job, asking ever more seldom, and brings its predictor in.
 
     The run key is job and outcome, so that one end starts one run, whatever is restarted in between; a run that died
-    is started again.
+    is started again. It waits for runs that are at work, and for the figures that the model is compared with.
     """
     selection = [
         key(task, "openai_finetune", predictor.name),
@@ -31,6 +32,8 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
         key(task, "metrics", predictor.name),
         *(key(task, name) for name in ("comparison", "weak_sections", "report")),
     ]
+
+    compared_with = [f"metrics/{one.name}" for one in task.predictors if one.name != predictor.name]
 
     @dg.sensor(
         name=f"{task.name}_{predictor.name}_fine_tune",
@@ -40,7 +43,8 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
     )
     def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.SensorResult | dg.SkipReason:
         close_dead_runs(context.instance)
-        info_path = fine_tune_info(task, loop.store(task), predictor)
+        store = loop.store(task)
+        info_path = fine_tune_info(task, store, predictor)
         known = read_json(info_path, default={})
         if not known.get("job_id"):
             return dg.SkipReason("no fine-tuning job has been submitted")
@@ -57,6 +61,10 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
             run_key, why_not = next_try(context.instance, task.name, ended)
             if run_key is None:
                 return dg.SkipReason(f"{ended}: {why_not}")
+            if absent := missing(store, compared_with):  # a run before that would fail, and use up a try
+                return dg.SkipReason(f"{ended}: waiting until {', '.join(absent)} are made")
+            if running := unfinished_runs(context.instance, task.name):
+                return dg.SkipReason(f"{ended}: {running} runs of {task.name} are not finished")
             request = dg.RunRequest(run_key, asset_selection=selection, tags={TASK_TAG: task.name})
             return dg.SensorResult(run_requests=[request], cursor=context.cursor or json.dumps(state))
         state["next"] = time.time() + state["wait"]

@@ -1,0 +1,158 @@
+"""What happens in the hour: rows, adapters, a hub, a hosted service, a person, and SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from vlm_pipeline.regeneration.rounds import history
+from vlm_pipeline.store import read_json
+from vlm_pipeline_tests.end_to_end.daemon_hour.hour import Event, Hour
+from vlm_pipeline_tests.end_to_end.daemon_hour.world import GROUPS, NAME, rows_of
+from vlm_pipeline_tests.servers.hosted_api import Faults
+
+SENSORS = ("raw_files", "automation", "candidates", "improve", "gpt_tuned_fine_tune")
+DAY_S = 86_400.0
+MORE_TORQUE = {**GROUPS, "train": 9}
+MORE_FLUIDS = {**GROUPS, "test": 9}
+MORE_GAPS = {"train": 2, "test": 1}
+BROKEN = 2  # lines of the torque file that are no rows
+WEIGHTS = "adapter_model.safetensors"
+NOTHING: frozenset[str] = frozenset()
+
+
+def train_rows_changed(section: str) -> frozenset[str]:
+    """What new train rows of one section make necessary, and nothing else: no model that is not trained on them is asked
+    anything."""
+    chain = {
+        "training_set",
+        "plan",
+        "adapter",
+        "openai_jsonl",
+        "dataset",
+        "quarantine",
+        "openai_finetune/gpt_tuned",
+    }
+    judged = {"comparison", "weak_sections", "regeneration_request", "rounds", "report", "promoted_adapter"}
+    models = {f"{stage}/{name}" for stage in ("predictions", "metrics") for name in ("tuned", "gpt_tuned")}
+    return frozenset({f"raw_examples[{section}]", f"formatted_examples[{section}]"} | chain | models | judged)
+
+
+def _begin(hour: Hour) -> None:
+    hour.world.push(seed=1)
+    hour.daemon.switch_on(*(f"{NAME}_{name}" for name in SENSORS))
+    hour.daemon.start()
+    pointer = hour.world.store.path("promoted.json")
+    hour.daemon.wait(pointer.is_file, 1800, "rows to a promoted adapter, from nothing")
+
+
+def _more_train_rows(hour: Hour) -> None:
+    hour.world.stand_in.job_s = DAY_S  # this time the hosted job takes long
+    hour.world.write("torque", rows_of("torque", MORE_TORQUE))
+
+
+def _same_again(hour: Hour) -> None:
+    for file in sorted((hour.world.root / "raw").glob("*.jsonl")):
+        file.write_bytes(file.read_bytes())
+        os.utime(file)
+
+
+def _kill_in_a_tick(hour: Hour) -> None:
+    hour.kill("inside a sensor's tick", hour.daemon.in_a_tick)
+
+
+def _job_ends(hour: Hour) -> None:
+    hour.world.stand_in.job_s = 20.0
+
+
+def _new_file(hour: Hour) -> None:
+    hour.world.write("gaps_more", rows_of("gaps", MORE_GAPS, mark="new"))
+    hour.kill("while an adapter is trained", lambda: hour.daemon.at_work("vlm_pipeline.training"))
+
+
+def _hub_moves(hour: Hour) -> None:
+    hour.world.push(seed=2)
+
+
+def _broken_rows(hour: Hour) -> None:
+    hour.world.write("torque", rows_of("torque", MORE_TORQUE), broken=BROKEN)
+
+
+def _service_fails(hour: Hour) -> None:
+    stand_in = hour.world.stand_in
+    stand_in.faults = Faults(0.5, hour.seed, kinds=("429", "500"))
+    hour.world.write("fluids", rows_of("fluids", MORE_FLUIDS))
+    hour.daemon.wait(
+        lambda: sum(stand_in.injected.values()) > 0, 900, "the hosted API is asked about new rows"
+    )
+    time.sleep(hour.minutes)  # a sixtieth of the time
+    stand_in.faults = Faults()
+
+
+def _adapters(hour: Hour) -> None:
+    hour.world.bring("theirs", seed=3)
+    hour.world.bring("stranger", "another base", seed=4)
+    hour.world.bring("pickled", "pickle", seed=5)
+    half = hour.world.foreign(hour.world.folder / "made" / "slow", seed=6)
+    target = hour.world.store.path("incoming") / "slow"
+    target.mkdir()
+    (target / "adapter_config.json").write_bytes((half / "adapter_config.json").read_bytes())
+    weights = (half / WEIGHTS).read_bytes()
+    (target / WEIGHTS).write_bytes(weights[: len(weights) // 2])
+    hour.kill("while a candidate is asked", lambda: hour.daemon.at_work("vlm_pipeline.inference"))
+
+
+def _half_copied_is_finished(hour: Hour) -> None:
+    known = read_json(hour.world.store.path("leaderboard.json"))
+    assert not any(
+        one["id"].startswith("slow") for group in ("ranked", "rejected", "waiting") for one in known[group]
+    )
+    half = hour.world.folder / "made" / "slow"
+    (hour.world.store.path("incoming") / "slow" / WEIGHTS).write_bytes((half / WEIGHTS).read_bytes())
+
+
+def _spoiled(hour: Hour) -> None:
+    hour.world.write("fluids", rows_of("fluids", MORE_FLUIDS, wrong=0.75))
+    hour.daemon.wait(
+        lambda: bool(history(hour.world.store)), 1800, "a round begins for the section that got weak"
+    )
+    time.sleep(hour.random.uniform(0, 20))
+    hour.kill(
+        "inside a round",
+        lambda: any("round" in name or "improve" in name for name, _ in hour.daemon.open_runs()),
+    )
+    hour.daemon.wait(
+        lambda: history(hour.world.store)[-1]["status"] in ("kept", "rolled back"), 1800, "the round ends"
+    )
+
+
+def _roll_back(hour: Hour) -> None:
+    hour.world.loop.run(NAME, "--why", "an answer in the wrong unit", command="roll-back")
+
+
+def _while_it_is_down(hour: Hour) -> None:
+    hour.daemon.kill()
+    hour.moments.append("with no run at work, and left down for a while")
+    hour.world.write("gaps_more", rows_of("gaps", {**MORE_GAPS, "test": 2}, mark="new"))
+    hour.world.bring("late", seed=7)
+    hour.world.bring("later", seed=8)
+    time.sleep(hour.minutes / 2)
+    hour.daemon.start()
+
+
+EVENTS = (
+    Event(0, "begin", "the daemon starts on rows alone, all sensors on; the watched repository holds an adapter", _begin),
+    Event(7, "train rows", "four more train rows in the file of `torque`; the hosted job for them takes long", _more_train_rows),
+    Event(13, "same again", "all row files are written again with the same bytes and new time stamps", _same_again, NOTHING),
+    Event(14, "kill in a tick", "SIGKILL of the daemon with its code server inside a sensor's tick; restart", _kill_in_a_tick, NOTHING),
+    Event(16, "job ends", "the hosted fine-tuning job ends", _job_ends),
+    Event(19, "new file", "a new file with rows of `gaps`; SIGKILL while the adapter is trained; restart", _new_file),
+    Event(25, "hub moves", "the watched repository shows another revision", _hub_moves, NOTHING),
+    Event(26, "broken rows", f"{BROKEN} broken lines in the file of `torque`", _broken_rows),
+    Event(29, "service fails", "four more test rows of `fluids`, while every second request to the hosted API is answered 429 or 500", _service_fails),
+    Event(34, "adapters", "four adapters at once: one fits, one is of another base, one is a pickle, one is half copied; SIGKILL while a candidate is asked; restart", _adapters, NOTHING),
+    Event(39, "half copied", "the half-copied adapter is finished", _half_copied_is_finished, NOTHING),
+    Event(42, "spoiled", "three of four train answers of `fluids` are wrong; SIGKILL inside the round that follows; restart", _spoiled),
+    Event(52, "roll back", "`roll-back` by a person", _roll_back, NOTHING),
+    Event(54, "while it is down", "SIGKILL; meanwhile four more test rows of `gaps` and two adapters; start after a while", _while_it_is_down),
+)  # fmt: skip
