@@ -17,7 +17,7 @@ from vlm_pipeline.regeneration.rounds import history
 from vlm_pipeline.store import TaskStore, read_json
 from vlm_pipeline_tests.end_to_end.daemon import made_by
 from vlm_pipeline_tests.end_to_end.daemon_hour import script
-from vlm_pipeline_tests.end_to_end.daemon_hour.hour import Hour, materializations
+from vlm_pipeline_tests.end_to_end.daemon_hour.hour import Hour, Made, materializations
 from vlm_pipeline_tests.end_to_end.daemon_hour.world import ANSWERS, NAME
 from vlm_pipeline_tests.end_to_end.loop import Loop
 
@@ -94,21 +94,19 @@ def _once(instance: dg.DagsterInstance) -> Finding:
 
 
 def _nothing_twice(instance: dg.DagsterInstance) -> Finding:
-    """What automation asks for was made from other inputs the last time."""
-    runs = {run.run_id: run for run in instance.get_runs()}
-    last: dict[tuple[str, str | None], tuple] = {}
+    """What automation asked for was not made from these inputs already when it asked."""
+    asked = {one.dagster_run.run_id: one.create_timestamp.timestamp() for one in instance.get_run_records()}
+    of_sensors = {run.run_id for run in instance.get_runs() if "dagster/run_key" in run.tags}
+    last: dict[tuple[str, str | None], Made] = {}
     again, count = [], 0
     for made in materializations(instance):
-        automated = "dagster/run_key" not in runs[made.run_id].tags
+        before, automated = last.get(made.name), made.run_id not in of_sensors
         count += automated
-        if automated and last.get(made.name) == made.inputs and made.inputs:
+        if automated and before and before.inputs == made.inputs and before.at < asked[made.run_id]:
             again.append(f"{made.name[0]} {made.name[1] or ''}")
-        last[made.name] = made.inputs
-    return Finding(
-        "automation made nothing twice from the same inputs",
-        not again,
-        "; ".join([f"{count} materializations", *again]),
-    )
+        last[made.name] = made
+    asks = "automation asked for nothing that was made from the same inputs already"
+    return Finding(asks, not again, "; ".join([f"{count} materializations", *again]))
 
 
 def _up_to_date(hour: Hour, instance: dg.DagsterInstance) -> Finding:
