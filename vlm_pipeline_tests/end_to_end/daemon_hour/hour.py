@@ -106,7 +106,10 @@ class Hour:
             self.daemon.kill()
             open_runs = [run for run in instance.get_runs() if not run.is_finished]
         self.killed |= {run.run_id for run in open_runs}
-        self.moments.append(f"{moment} ({', '.join(map(made_by, open_runs)) or 'no run at work'})")
+        cut = [made_by(run) for run in open_runs]
+        if looking := self.daemon.in_a_tick():
+            cut.append(f"a look of {looking}")
+        self.moments.append(f"{moment}; cut short: {', '.join(cut) or 'nothing'}")
         time.sleep(5)  # a payload notices by itself that its run is gone
         self.orphans += [" ".join(words)[:160] for words in self.daemon.processes().values()]
         self.daemon.start()
