@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -32,6 +33,8 @@ except HubError as error:
 """
 FACTS = {
     "title": "Pages",
+    "task": "pages",
+    "version": "v1",
     "base_model": "tiny",
     "template_hash": "abc",
     "findings": [{"number": 6, "row_id": "r1", "message": "no end"}],
@@ -132,6 +135,24 @@ def test_the_written_folder_loads_as_a_dataset_dict_with_pictures(folder: Path, 
     assert features["input_ids"].feature.dtype == "int32" and features["images"] == List(ImageFeature())
     with Image.open(tmp_path / "page.png") as page:
         assert loaded["train"][7]["images"][0].tobytes() == page.tobytes()
+
+
+def test_folders_of_equal_name_and_other_rows_are_told_apart_by_the_cache_of_datasets(
+    folder: Path, tmp_path: Path
+) -> None:
+    """With a configuration called `default` the second folder gave the first one's rows."""
+    from datasets import load_dataset
+
+    other = tmp_path / "other" / folder.name
+    (other / "data").mkdir(parents=True)
+    for split in ("train", "val"):
+        (file,) = folder.glob(f"data/{split}-*.parquet")
+        pq.write_table(pq.read_table(file).slice(0, 1), other / "data" / file.name)
+    (other / "README.md").write_text(card({"torque": {"train": 1, "val": 1}}, {**FACTS, "version": "v2"}))
+    rows = [
+        load_dataset(str(one), cache_dir=str(tmp_path / "cache"))["train"].num_rows for one in (folder, other)
+    ]
+    assert rows == [8, 1]
 
 
 def test_a_hub_that_does_not_answer_is_said_in_one_sentence(folder: Path) -> None:

@@ -79,6 +79,7 @@ def _write(
             file.unlink()
     facts = {
         "task": task.name,
+        "version": combined_version(formatted_versions(task, store)),
         "title": task.title or task.name,
         "description": task.description,
         "base_model": local.name if (local := Path(task.base_model_path)).is_dir() else task.base_model,

@@ -104,14 +104,17 @@ def _picture(path: str, digest: str) -> dict[str, Any]:
 
 
 def card(counts: Mapping[str, Mapping[str, int]], facts: Mapping[str, Any]) -> str:
-    """Data set card. facts: title, task, description, base_model, template_hash, findings (list), quarantine (count by kind)."""
+    """Data set card. facts: title, task, description, base_model, template_hash, findings (list), quarantine (count by kind),
+    version (of the rows). The one configuration bears task and version: `datasets` (5.0) keeps its cache by the folder's
+    name and the configuration's, and would give the rows of another task, or those before a change, without a word.
+    """
     import yaml
 
     splits = sorted({split for section in counts.values() for split in section})
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
     header = {
         "pretty_name": facts.get("title") or facts.get("task") or "data set",
-        "configs": [{"config_name": "default", "data_files": files}],
+        "configs": [{"config_name": f"{facts.get('task', 'rows')}-{facts['version']}", "data_files": files}],
     }
     lines = ["---", yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(), "---", ""]
     lines += [f"# {header['pretty_name']}", "", str(facts.get("description") or ""), ""]

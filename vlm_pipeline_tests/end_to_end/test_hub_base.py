@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.end_to_end.loop import PROJECT, Loop
@@ -15,6 +16,7 @@ NAME, BASE = "manual_qa", "team/tiny-vl"
 WEIGHTS = "model.safetensors"
 
 
+@pytest.mark.slow
 def test_a_base_on_the_hub_is_downloaded_once_planned_trained_and_asked_like_a_local_one(
     tmp_path: Path,
 ) -> None:

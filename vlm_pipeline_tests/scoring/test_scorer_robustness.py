@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.scoring import GOLDS, LIMIT_MS, hostile, mixtures, responses
+from benchmarks.scoring import GOLDS, hostile, mixtures, responses
 from vlm_pipeline import scoring
 from vlm_pipeline.scoring.row_scorers import build_scorer
 
+LIMIT_MS = (
+    250.0  # quadratic work takes seconds; less is told apart on quiet cores only, by benchmarks.scoring
+)
 SCORERS = {name: build_scorer(s) for name, (s, _, _) in GOLDS.items()}
 REFERENCES = {name: SCORERS[name].reference(gold, metadata) for name, (_, gold, metadata) in GOLDS.items()}
 

@@ -128,7 +128,10 @@ def test_a_run_whose_answers_nobody_watches_says_why_beforehand(tmp_path, proces
         assert "a falling loss" not in " ".join(watched)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
+@pytest.mark.parametrize(
+    "checkpointing",
+    [pytest.param(False, id="kept"), pytest.param(True, id="checkpointing", marks=pytest.mark.slow)],
+)
 def test_the_estimate_of_memory_is_near_the_measured_peak(tmp_path, checkpointing):
     """In a process of its own, with a model whose activations weigh more than its surroundings."""
     model = tiny.save_text_model(tmp_path / "model", hidden=256, layers=6)

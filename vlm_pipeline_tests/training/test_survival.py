@@ -58,6 +58,7 @@ def steps_done(request):
     return max((line["step"] for line in live(request) if "loss" in line), default=0)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_a_run_ends_with_the_adapter_of_an_uninterrupted_one(
     tmp_path, vision_model, table, uninterrupted
 ):
