@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from vlm_pipeline_tests.faults import killer
 
 PROJECT = Path(__file__).parents[2]
 
@@ -22,6 +29,29 @@ def small_task(folder: Path, name: str = "manual_qa") -> Path:
         text.replace("training:\n", "training:\n  gate_zero: warn\n  max_steps: 60\n"), "utf-8"
     )
     return folder
+
+
+def cut_down(task: Path, pages: Mapping[str, Mapping[str, int]], questions: int = 100) -> None:
+    """Leave these sections of a task, so many pages of each split and questions of each page, and two probes.
+
+    pages: section -> split -> how many.
+    """
+    for path in (task / "raw").glob("*.jsonl"):
+        if path.stem not in pages:
+            path.unlink()
+            continue
+        wanted, kept = pages[path.stem], []
+        asked: dict[str, Counter[str]] = {split: Counter() for split in wanted}
+        for line in path.read_text("utf-8").splitlines():
+            facts = json.loads(line)["metadata"]
+            of_split, page = asked[facts["split"]], facts["group"]
+            if (page in of_split or len(of_split) < wanted[facts["split"]]) and of_split[page] < questions:
+                of_split[page] += 1
+                kept.append(line)
+        path.write_text("\n".join(kept) + "\n", "utf-8")
+    probes = yaml.safe_load((task / "probes.yaml").read_text("utf-8"))
+    probes = [one for one in probes if one["category"] in pages][:2]
+    (task / "probes.yaml").write_text(yaml.safe_dump(probes), "utf-8")
 
 
 @dataclass
@@ -56,6 +86,13 @@ class Loop:
             "VLM_PIPELINE_TASKS": str(self.tasks),
             "VLM_PIPELINE_STORE": str(self.store),
             "DAGSTER_HOME": str(self.home),
+        }
+
+    def deadly(self, moment: killer.Stop | killer.Write, note: Path) -> dict[str, str]:
+        """Environment of a command that is killed at this moment; `note` receives where."""
+        return {
+            "PYTHONPATH": os.pathsep.join([str(killer.HOOK), str(PROJECT)]),
+            **killer.environment(moment, note),
         }
 
     def start(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from vlm_pipeline_tests.end_to_end.loop import Loop, small_task
+from vlm_pipeline_tests.end_to_end.loop import Loop, cut_down, small_task
 from vlm_pipeline_tests.servers.hosted_api import KEY, StandIn, environment, serving
 from vlm_pipeline_tests.servers.judge import JudgeServer
 
@@ -26,26 +26,6 @@ PAGES = {"train": 2, "val": 1, "test": 3}  # of each section
 JUDGE_KEY = "judge-key-9876543210"
 FOUR = ["base", "tuned", "gpt", "gpt_tuned"]
 JUDGED_ROWS = 4
-
-
-def _cut_down(task: Path) -> None:
-    for path in (task / "raw").glob("*.jsonl"):
-        if path.stem not in SECTIONS:
-            path.unlink()
-            continue
-        lines = path.read_text("utf-8").splitlines()
-        kept, pages = [], {split: [] for split in PAGES}
-        for line in lines:
-            facts = json.loads(line)["metadata"]
-            seen = pages[facts["split"]]
-            if facts["group"] not in seen and len(seen) < PAGES[facts["split"]]:
-                seen.append(facts["group"])
-            if facts["group"] in seen:
-                kept.append(line)
-        path.write_text("\n".join(kept) + "\n", "utf-8")
-    probes = yaml.safe_load((task / "probes.yaml").read_text("utf-8"))
-    kept = [one for one in probes if one["category"] in SECTIONS][:2]
-    (task / "probes.yaml").write_text(yaml.safe_dump(kept), "utf-8")
 
 
 def _settings(task: Path, judges: list[dict[str, Any]]) -> None:
@@ -114,7 +94,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("hosted")
     tasks = small_task(folder / "tasks", NAME)
     task = tasks / NAME
-    _cut_down(task)
+    cut_down(task, dict.fromkeys(SECTIONS, PAGES))
     with serving(StandIn(job_s=86_400.0)) as (stand_in, url), JudgeServer() as judge, pytest.MonkeyPatch.context() as patch:  # fmt: skip
         for name, value in (environment(url) | {"JUDGE_KEY": JUDGE_KEY}).items():
             patch.setenv(name, value)

@@ -3,44 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from vlm_pipeline_tests.end_to_end.loop import Loop, small_task
-
-
-def wait_for(condition, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what the test waits for did not happen"
-        time.sleep(0.05)
-
-
-def family(pid: int) -> list[psutil.Process]:
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def alive(processes: list[psutil.Process]) -> list[str]:
-    found = []
-    for process in processes:
-        try:
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline())[:120])
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def rubbish(store: Path) -> list[str]:
-    return [str(file) for file in store.rglob("*.tmp")]
-
+from vlm_pipeline_tests.faults.processes import alive, family, rubbish, wait_for
 
 MOMENTS = {
     "while reading rows": lambda store: any(store.rglob("raw/*.parquet")),
@@ -53,8 +21,8 @@ MOMENTS = {
     "moment",
     [
         "while the adapter is trained",
-        pytest.param("while reading rows", marks=pytest.mark.slow),
-        pytest.param("while the tuned model answers", marks=pytest.mark.slow),
+        pytest.param("while reading rows", marks=pytest.mark.kill),
+        pytest.param("while the tuned model answers", marks=pytest.mark.kill),
     ],
 )
 def test_killed_loop_leaves_no_orphan_and_the_next_one_goes_on_at_once(tmp_path: Path, moment: str) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
 import json
 import multiprocessing
 import os
 import resource
-import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ import torch
 
 from vlm_pipeline.compute.payload import Reporter
 from vlm_pipeline.training.__main__ import work
+from vlm_pipeline_tests.faults.killer import Stop
 from vlm_pipeline_tests.training import tiny
 
 # The fork server pays the import of torch and transformers once for all children.
@@ -45,34 +42,6 @@ def run(request: dict[str, Any]) -> tuple[dict[str, Any], Ears]:
     ears = Ears(request.get("live"))
     metadata, _ = work(request, ears)
     return metadata, ears
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Where a run is to die by SIGKILL: just before (or after) the `call`-th call of a function, "module:attribute"."""
-
-    place: str
-    call: int = 1
-    after: bool = False
-
-    def arm(self) -> None:
-        module, _, path = self.place.partition(":")
-        owner, calls = importlib.import_module(module), itertools.count(1)
-        *owners, name = path.split(".")
-        for one in owners:
-            owner = getattr(owner, one)
-        function = getattr(owner, name)
-
-        def deadly(*arguments: Any, **options: Any) -> Any:
-            now = next(calls) == self.call
-            if now and not self.after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = function(*arguments, **options)
-            if now:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        setattr(owner, name, deadly)
 
 
 def _child(request: dict[str, Any], outcome: str, file_limit: int | None, stop: Stop | None) -> None:

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.training.record import AdapterError, read_record
 from vlm_pipeline.training.step import Gradients
-from vlm_pipeline_tests.training.runs import Stop, live, make_request, run, start
+from vlm_pipeline_tests.faults.killer import Stop
+from vlm_pipeline_tests.training.runs import live, make_request, run, start
 
 
 @pytest.fixture(scope="module")
