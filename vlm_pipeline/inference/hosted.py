@@ -58,8 +58,12 @@ class HostedPredictor:
         self._lock = threading.Lock()
 
     def predict(self, asks: Sequence[Ask]) -> Iterator[list[Prediction]]:
-        """Rows one by one as they are answered. After a fatal refusal or at the end of the budget the rest become
-        error rows without being sent."""
+        """Rows as they are answered. After a fatal refusal or at the end of the budget the rest become error rows
+        without being sent.
+
+        What is sent and not yet taken by the caller never exceeds `concurrency`, so that a caller who stores what it
+        takes asks no more than that again after a kill.
+        """
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix=f"ask-{self.name}")
         waiting: set[Future[Prediction]] = set()
         rest = iter(asks)
@@ -67,13 +71,12 @@ class HostedPredictor:
             while True:
                 for ask in rest:
                     waiting.add(pool.submit(self.answer, ask))
-                    if len(waiting) >= 2 * self._concurrency:
+                    if len(waiting) >= self._concurrency:
                         break
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield [future.result()]
+                yield [future.result() for future in done]
         finally:
             self._stop = self._stop or "stopped"
             pool.shutdown(wait=True, cancel_futures=True)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from functools import partial
 
 import pytest
@@ -16,8 +15,15 @@ from vlm_pipeline.inference import hosted
 from vlm_pipeline.inference.limiter import backoff_s
 from vlm_pipeline.inference.predict import predict_table
 from vlm_pipeline.inference.prediction import read_predictions
+from vlm_pipeline_tests.faults import killer
+from vlm_pipeline_tests.faults.killer import Write
 from vlm_pipeline_tests.inference.test_hosted import asks, collect, expected, predictor_for
 from vlm_pipeline_tests.servers.hosted_api import FAULTS, Faults, StandIn, serving
+
+MOMENTS = {
+    "an answer is cut on its way to the disk": Write("/cache/rows/", "fsync", call=6, torn=30),
+    "an answer is stored": Write("/cache/rows/", "fsync", call=6, after=True),
+}
 
 
 @pytest.mark.parametrize("kind", ["chat", "anthropic"])
@@ -69,7 +75,8 @@ def test_concurrency_adapts_to_what_the_server_takes():
     assert predictor.limiter.limit < 16 and 0 < refused < 60
 
 
-def test_sigkill_of_a_hosted_run_loses_the_rows_in_flight_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_sigkill_of_a_hosted_run_loses_the_rows_in_flight_and_nothing_else(tmp_path, moment):
     script = textwrap.dedent(
         """
         import sys
@@ -77,29 +84,23 @@ def test_sigkill_of_a_hosted_run_loses_the_rows_in_flight_and_nothing_else(tmp_p
         from vlm_pipeline.inference.predict import predict_table
         from vlm_pipeline_tests.inference import test_hosted as here
         folder = Path(sys.argv[2])
-        predictor = here.predictor_for("chat", sys.argv[1], concurrency=2)
+        predictor = here.predictor_for("chat", sys.argv[1], concurrency=1)
         predict_table(predictor, here.asks(30), cache_folder=folder / "cache", output=folder / "t.parquet")
         """
     )
-
-    def stored() -> int:
-        files = (tmp_path / "cache" / "rows").glob("*.jsonl")
-        return sum(file.read_bytes().count(b"\n") - 1 for file in files)
-
-    with serving(StandIn(faults=Faults(1.0, kinds=("slow",), slow_s=0.1))) as (stand_in, url):
-        victim = subprocess.Popen([sys.executable, "-c", script, url, str(tmp_path)])
-        deadline = time.monotonic() + 120
-        while stored() < 5 and time.monotonic() < deadline and victim.poll() is None:
-            time.sleep(0.01)
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.wait(10)
-        kept = stored()
-        assert 5 <= kept < 28, "the kill came too early or too late to show anything"
-        stand_in.faults = Faults()
+    with serving(StandIn()) as (stand_in, url):
+        path = os.pathsep.join([str(killer.HOOK), os.environ.get("PYTHONPATH", ""), *sys.path])
+        deadly = {"PYTHONPATH": path, **killer.environment(MOMENTS[moment], tmp_path / "killed")}
+        command = [sys.executable, "-c", script, url, str(tmp_path)]
+        killed = subprocess.run(command, env={**os.environ, **deadly}, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        (cache,) = (tmp_path / "cache" / "rows").glob("*.jsonl")
+        kept = cache.read_bytes().count(b"\n") - 1
+        assert 4 <= kept < 28, "the kill came too early or too late to show anything"
         place = {"cache_folder": tmp_path / "cache", "output": tmp_path / "t.parquet"}
         counts = predict_table(predictor_for("chat", url), asks(30), **place)
         assert counts.asked == 30 - kept and counts.failed == 0
-        assert stand_in.requests.total() <= 30 + 4, "at most what was in flight is asked twice"
+        assert stand_in.requests.total() <= 30 + 1, "what was in flight, one row, is asked twice"
         assert len(stand_in.paid) == 30
 
 
