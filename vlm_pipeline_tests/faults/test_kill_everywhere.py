@@ -132,10 +132,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         world.adapter = killed_loop.weights(loop.store / NAME)
         world.requests = server.requests["completions"]
         yield world
-        terminal = request.config.pluginmanager.getplugin("terminalreporter")
-        terminal.write_line(f"\n\n{len(world.lines)} kills; an undisturbed run asks {world.requests} times")
-        for line in world.lines:
-            terminal.write_line(line)
+        plugins = request.config.pluginmanager
+        with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+            terminal = plugins.getplugin("terminalreporter")
+            terminal.write_line(
+                f"\n\n{len(world.lines)} kills; an undisturbed run asks {world.requests} times"
+            )
+            for line in world.lines:
+                terminal.write_line(line)
 
 
 @pytest.mark.kill
