@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 
@@ -164,8 +165,12 @@ def _hosted(hour: Hour) -> Finding:
     seen = (
         f"{len(files)} jobs of {len(set(files))} training sets; that of the present rows is {info['status']}"
     )
+    failed = sum(stand_in.injected.values())
+    asked = failed > 0 or not happened(hour, "service fails")
     return Finding(
-        "one hosted fine-tuning job a training set", brought and len(files) == len(set(files)), seen
+        "one hosted fine-tuning job a training set, also where the service fails",
+        brought and asked and len(files) == len(set(files)),
+        f"{seen}; {failed} requests were answered 429 or 500",
     )
 
 
@@ -183,8 +188,6 @@ def _leaderboard(hour: Hour) -> Finding:
     expected = {"ranked": sorted(ranked), "rejected": [], "waiting": []}
     if happened(hour, "adapters"):
         expected["rejected"] = ["pickled", "stranger"]
-        if not happened(hour, "half copied"):
-            expected["waiting"] = []
     names = {
         group: sorted(re.sub(r"-[0-9a-f]{8}$", "", one["id"]) for one in board[group]) for group in expected
     }
@@ -213,7 +216,7 @@ def _rounds(hour: Hour) -> Finding:
     ]
     spoiled = sum(
         row["conversations"][1]["content"] != ANSWERS["fluids"] and row["metadata"]["split"] == "train"
-        for row in script.rows_of("fluids", script.MORE_FLUIDS, wrong=0.75)
+        for row in script.rows_of("fluids", script.MORE_FLUIDS, wrong=True)
     )
     expected = [("kept", ["fluids"], spoiled)] if happened(hour, "spoiled") else []
     return _finding("one round mended the spoiled section, row by row", seen, expected)
@@ -243,8 +246,6 @@ def _same_as_undisturbed(hour: Hour) -> Finding:
     other, store = TaskStore(NAME, fresh.store), hour.world.store
     overlay = store.path("overlay")
     if overlay.is_dir():
-        import shutil
-
         shutil.copytree(overlay, other.path("overlay"))
     for _ in range(2):  # the second run brings the hosted fine-tune in
         fresh.run(NAME, timeout=1800)

@@ -112,7 +112,7 @@ def _half_copied_is_finished(hour: Hour) -> None:
 
 
 def _spoiled(hour: Hour) -> None:
-    hour.world.write("fluids", rows_of("fluids", MORE_FLUIDS, wrong=0.75))
+    hour.world.write("fluids", rows_of("fluids", MORE_FLUIDS, wrong=True))
     hour.daemon.wait(
         lambda: bool(history(hour.world.store)), 1800, "a round begins for the section that got weak"
     )
@@ -152,7 +152,7 @@ EVENTS = (
     Event(29, "service fails", "four more test rows of `fluids`, while every second request to the hosted API is answered 429 or 500", _service_fails),
     Event(34, "adapters", "four adapters at once: one fits, one is of another base, one is a pickle, one is half copied; SIGKILL while a candidate is asked; restart", _adapters, NOTHING),
     Event(39, "half copied", "the half-copied adapter is finished", _half_copied_is_finished, NOTHING),
-    Event(42, "spoiled", "three of four train answers of `fluids` are wrong; SIGKILL inside the round that follows; restart", _spoiled),
+    Event(42, "spoiled", "all train answers of `fluids` are wrong; SIGKILL inside the round that follows; restart", _spoiled),
     Event(52, "roll back", "`roll-back` by a person", _roll_back, NOTHING),
     Event(54, "while it is down", "SIGKILL; meanwhile four more test rows of `gaps` and two adapters; start after a while", _while_it_is_down),
 )  # fmt: skip

@@ -67,15 +67,16 @@ PROBES = [
 _PART = re.compile(r"part ([a-z]+)-\w+")
 
 
-def rows_of(section: str, groups: dict[str, int], mark: str = "", wrong: float = 0.0) -> list[dict[str, Any]]:
-    """Four rows a group. `mark` makes other rows of other groups; `wrong`: share of train rows with the wrong answer."""
+def rows_of(
+    section: str, groups: dict[str, int], mark: str = "", wrong: bool = False
+) -> list[dict[str, Any]]:
+    """Four rows a group. `mark` makes other rows of other groups; `wrong`: what train rows answer is wrong."""
     rows = []
     for split, count in groups.items():
+        answer = WRONG if wrong and split == "train" else ANSWERS[section]
         for group in range(count):
-            for number in range(4):
-                name = f"{section}-{split}{mark}_{group}_{number}"
-                spoiled = split == "train" and (group * 4 + number) % 100 < 100 * wrong
-                rows.append(row(name, section, split, WRONG if spoiled else ANSWERS[section]))
+            names = (f"{section}-{split}{mark}_{group}_{number}" for number in range(4))
+            rows += [row(name, section, split, answer) for name in names]
     return rows
 
 
