@@ -99,7 +99,7 @@ class Hour:
         info = read_json(fine_tune_info(task, store, task.predictors[3]), default={})
         return info.get("status") in ("queued", "running", "validating_files")
 
-    def kill(self, moment: str, condition: Callable[[], object], seconds: float = 300.0) -> None:
+    def kill(self, moment: str, condition: Callable[[], object], seconds: float = 1800.0) -> None:
         """SIGKILL of daemon, code server, runs and payloads when the condition holds; started again at once."""
         self.daemon.wait(lambda: bool(condition()), seconds, moment, every_s=0.02)
         with dg.DagsterInstance.from_config(str(self.daemon.home)) as instance:

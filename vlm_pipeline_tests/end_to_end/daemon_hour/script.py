@@ -83,7 +83,7 @@ def _service_fails(hour: Hour) -> None:
     stand_in.faults = Faults(0.5, hour.seed, kinds=("429", "500"))
     hour.world.write("fluids", rows_of("fluids", MORE_FLUIDS))
     hour.daemon.wait(
-        lambda: sum(stand_in.injected.values()) > 0, 900, "the hosted API is asked about new rows"
+        lambda: sum(stand_in.injected.values()) > 0, 1800, "the hosted API is asked about new rows"
     )
     time.sleep(hour.minutes)  # a sixtieth of the time
     stand_in.faults = Faults()
