@@ -8,7 +8,7 @@ import time
 from vlm_pipeline.regeneration.rounds import history
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.end_to_end.daemon_hour.hour import Event, Hour
-from vlm_pipeline_tests.end_to_end.daemon_hour.world import GROUPS, NAME, rows_of
+from vlm_pipeline_tests.end_to_end.daemon_hour.world import ANSWERS, GROUPS, NAME, rows_of
 from vlm_pipeline_tests.servers.hosted_api import Faults
 
 SENSORS = ("raw_files", "automation", "candidates", "improve", "gpt_tuned_fine_tune")
@@ -21,21 +21,30 @@ WEIGHTS = "adapter_model.safetensors"
 NOTHING: frozenset[str] = frozenset()
 
 
-def train_rows_changed(section: str) -> frozenset[str]:
-    """What new train rows of one section make necessary, and nothing else: no model that is not trained on them is asked
-    anything."""
-    chain = {
-        "training_set",
-        "plan",
-        "adapter",
-        "openai_jsonl",
-        "dataset",
-        "quarantine",
-        "openai_finetune/gpt_tuned",
-    }
-    judged = {"comparison", "weak_sections", "regeneration_request", "rounds", "report", "promoted_adapter"}
-    models = {f"{stage}/{name}" for stage in ("predictions", "metrics") for name in ("tuned", "gpt_tuned")}
-    return frozenset({f"raw_examples[{section}]", f"formatted_examples[{section}]"} | chain | models | judged)
+READ = frozenset(f"raw_examples[{section}]" for section in ANSWERS)  # a source is read as a whole
+JUDGED = frozenset({"comparison", "report"})
+
+
+def _models(*names: str) -> set[str]:
+    return {f"{stage}/{name}" for stage in ("predictions", "metrics") for name in names}
+
+
+def train_rows(section: str) -> frozenset[str]:
+    """What other train rows make necessary: what is made from them, and no model that is not trained on them is asked."""
+    made = {"openai_jsonl", "dataset", "training_set", "plan", "adapter", *_models("tuned", "gpt_tuned")}
+    return READ | {f"formatted_examples[{section}]"} | made | JUDGED
+
+
+def test_rows(section: str) -> frozenset[str]:
+    """Of other test rows: every model is asked about them, and nothing is trained."""
+    made = {"dataset", "weak_sections", *_models("base", "tuned", "gpt", "gpt_tuned")}
+    return READ | {f"formatted_examples[{section}]"} | made | JUDGED
+
+
+FROM_NOTHING = READ.union(*(train_rows(one) | test_rows(one) for one in ANSWERS)) | {
+    "probes",
+    "regeneration_request",
+}
 
 
 def _begin(hour: Hour) -> None:
@@ -141,18 +150,18 @@ def _while_it_is_down(hour: Hour) -> None:
 
 
 EVENTS = (
-    Event(0, "begin", "the daemon starts on rows alone, all sensors on; the watched repository holds an adapter", _begin),
-    Event(7, "train rows", "four more train rows in the file of `torque`; the hosted job for them takes long", _more_train_rows),
+    Event(0, "begin", "the daemon starts on rows alone, all sensors on; the watched repository holds an adapter", _begin, FROM_NOTHING),
+    Event(7, "train rows", "four more train rows in the file of `torque`; the hosted job for them takes long", _more_train_rows, train_rows("torque")),
     Event(13, "same again", "all row files are written again with the same bytes and new time stamps", _same_again, NOTHING),
     Event(14, "kill in a tick", "SIGKILL of the daemon with its code server inside a sensor's tick; restart", _kill_in_a_tick, NOTHING),
-    Event(16, "job ends", "the hosted fine-tuning job ends", _job_ends),
-    Event(19, "new file", "a new file with rows of `gaps`; SIGKILL while the adapter is trained; restart", _new_file),
+    Event(16, "job ends", "the hosted fine-tuning job ends", _job_ends, JUDGED | _models("gpt_tuned")),
+    Event(19, "new file", "a new file with rows of `gaps`; SIGKILL while the adapter is trained; restart", _new_file, train_rows("gaps") | test_rows("gaps")),
     Event(25, "hub moves", "the watched repository shows another revision", _hub_moves, NOTHING),
-    Event(26, "broken rows", f"{BROKEN} broken lines in the file of `torque`", _broken_rows),
-    Event(29, "service fails", "four more test rows of `fluids`, while every second request to the hosted API is answered 429 or 500", _service_fails),
+    Event(26, "broken rows", f"{BROKEN} broken lines in the file of `torque`", _broken_rows, READ | {"dataset", "report"}),
+    Event(29, "service fails", "four more test rows of `fluids`, while every second request to the hosted API is answered 429 or 500", _service_fails, test_rows("fluids")),
     Event(34, "adapters", "four adapters at once: one fits, one is of another base, one is a pickle, one is half copied; SIGKILL while a candidate is asked; restart", _adapters, NOTHING),
     Event(39, "half copied", "the half-copied adapter is finished", _half_copied_is_finished, NOTHING),
     Event(42, "spoiled", "all train answers of `fluids` are wrong; SIGKILL inside the round that follows; restart", _spoiled),
     Event(52, "roll back", "`roll-back` by a person", _roll_back, NOTHING),
-    Event(54, "while it is down", "SIGKILL; meanwhile four more test rows of `gaps` and two adapters; start after a while", _while_it_is_down),
+    Event(54, "while it is down", "SIGKILL; meanwhile four more test rows of `gaps` and two adapters; start after a while", _while_it_is_down, test_rows("gaps")),
 )  # fmt: skip
