@@ -49,7 +49,8 @@ def test_changed_rows_are_read_once_they_have_settled_and_restarts_replay_nothin
     assert not graph.tick("raw_files").run_requests  # seen for the first time: is it still being copied?
     asked = graph.tick("raw_files")
     (request,) = asked.run_requests
-    assert request.asset_selection == [graph.key("regenerated_rows"), graph.key("raw_examples")]
+    asked_for = ["regenerated_rows", "raw_examples", "quarantine"]
+    assert request.asset_selection == [graph.key(name) for name in asked_for]
     again = graph.tick("raw_files")  # the daemon died before it noted the run
     assert [one.run_key for one in again.run_requests] == [request.run_key]
     execute(graph, asked)
@@ -131,6 +132,21 @@ def test_a_picture_written_again_with_equal_bytes_starts_no_run_and_another_one_
     Image.new("RGB", (8, 8), "black").save(picture)
     graph.tick("raw_files")
     assert graph.tick("raw_files").run_requests
+
+
+def test_lines_that_are_set_aside_are_counted_although_no_row_has_changed(graph: GraphWorld) -> None:
+    """The rows' versions stay as they are, so that nothing else led to the quarantine being counted again."""
+
+    def counted() -> Any:
+        event = graph.instance.get_latest_materialization_event(graph.key("quarantine"))
+        return event.asset_materialization.metadata["rows"].value  # type: ignore[union-attr]
+
+    file = graph.world.folder / "demo" / "raw" / "torque.jsonl"
+    for broken in (0, 1):
+        file.write_text(file.read_text() + '{"conversations": [\n' * broken)
+        graph.tick("raw_files")
+        execute(graph, graph.tick("raw_files"))
+        assert counted() == broken
 
 
 def test_changed_rows_wait_for_the_run_that_is_at_work(graph: GraphWorld) -> None:
