@@ -33,9 +33,9 @@ TRAINING = {
     "save_steps": 10,
     "log_steps": 2,
 }
-#: keys of what a run measured or when it was, not of what it made
+#: keys of what a run measured, when it was, and which answers it found stored (requests are counted by the server)
 OF_THE_RUN = re.compile(
-    "seconds|latency|per_second|utilisation|memory|^(at|by|time|completed_at|cached|throughput)$"
+    "seconds|latency|per_second|utilisation|memory|^(at|by|time|completed_at|cached|n_cached|throughput)$|^Answers .*found in the cache"
 )
 SEEN_ELSEWHERE = ("requests/", "spend/", "checkpoints/", "report/versions/")
 
