@@ -20,7 +20,8 @@ NOT_ASKED_FOR = "not asked for"
 def keep_evidence(
     store: TaskStore, version: str, items: Sequence[Item], pair: Mapping[str, Any] | None
 ) -> None:
-    """Keep what an adapter was promoted for; its card says so again when a roll-back returns to it."""
+    """Keep what an adapter is promoted for; its card says so again when a roll-back returns to it. Later looks at the
+    adapter that is promoted compare it with no other one, and are no evidence."""
     write_json(store.path(FOLDER, f"{version}.json"), {"items": [asdict(one) for one in items], "pair": pair})
 
 

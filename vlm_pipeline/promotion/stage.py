@@ -69,8 +69,10 @@ def make_promotion(
     if not checklist.ready(items):
         log(f"not promoted: {'; '.join(f'{item.name}: {item.detail}' for item in checklist.failing(items))}")
         return _result(task, store, items, facts, log)
-    before = read_pointer(store)["sequence"]
-    keep_evidence(store, facts.version, items, facts.pair)
+    shown = read_pointer(store)
+    before = shown["sequence"]
+    if (shown["adapter_id"], shown["version"]) != (facts.adapter_id, facts.version):
+        keep_evidence(store, facts.version, items, facts.pair)
     evidence = {"comparison": data_version(store, "comparison"), "decision": facts.sentence}
     pointer = promote(store, facts.adapter_id, by=f"run {run_id}", evidence=evidence)
     log(f"{'promoted' if pointer['sequence'] > before else 'promoted already'}: {facts.adapter_id}")

@@ -56,7 +56,7 @@ MOMENTS = {
         Write("/cache/rows/", "fsync", call=3, who="top", request='"base"'), "training"
     ),
     "the tuned model is half through": Moment(
-        Write("/cache/rows/", "fsync", call=3, request='"tuned"'), "training"
+        Write("/cache/rows/", "fsync", after=True, request='"tuned"'), "training"
     ),
     "a paid answer is cut on its way to the disk": Moment(
         Write("/cache/rows/", "fsync", call=20, torn=30, request='"gpt"'), "training"

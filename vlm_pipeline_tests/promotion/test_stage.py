@@ -48,8 +48,11 @@ def test_a_demonstrated_gain_is_promoted_served_and_not_promoted_twice(world: Wo
     adapter = current_adapter(world.store)
     assert read_pointer(world.store)["adapter_id"] == adapter
     assert adapter_to_serve(world.store, None) == world.store.path("adapters", adapter)
+    (evidence,) = world.store.path("promotions").glob("*.json")
+    promoted_for = evidence.read_text("utf-8")
     again = world.promote()
     assert not again.promoted and len(read_pointer(world.store)["history"]) == 1
+    assert evidence.read_text("utf-8") == promoted_for  # a look at the promoted one is no evidence for it
     assert again.artifact.data_version == first.artifact.data_version
     assert world.answers.asked == []  # nothing was predicted for any of it
 
