@@ -28,7 +28,11 @@ from vlm_pipeline_tests.servers.hub import TOKEN, Hub, Repository, running_hub
 NAME = "engine"
 ANSWERS = {"torque": "48 Nm", "fluids": "5 l", "gaps": "0.4 mm"}
 WRONG = "7 l"
-GROUPS = {"train": 8, "val": 8, "test": 8}  # of each section, four rows each; a gain on four groups proves nothing
+GROUPS = {
+    "train": 8,
+    "val": 8,
+    "test": 8,
+}  # of each section, four rows each; a gain on four groups proves nothing
 REPOSITORY = "team/adapter"
 TASK = f"""\
 title: One value a chapter, of a made-up engine
