@@ -113,9 +113,10 @@ def data_version(store: TaskStore, name: str) -> str | None:
 
 def require(store: TaskStore, names: list[str], remedy: str) -> dict[str, str]:
     """Data versions of artifacts that must exist; raises FileNotFoundError that names what is missing."""
-    if absent := missing(store, names):
+    versions = {name: data_version(store, name) for name in names}
+    if absent := [name for name, version in versions.items() if version is None]:
         raise FileNotFoundError(f"not made yet: {', '.join(absent)} (under {store.base}). {remedy}")
-    return {name: str(data_version(store, name)) for name in names}
+    return {name: str(version) for name, version in versions.items()}
 
 
 def missing(store: TaskStore, names: Iterable[str]) -> list[str]:

@@ -11,6 +11,7 @@ Each number says what role its surroundings give it, so that a caller can leave 
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vlm_pipeline.scoring.folding import NBSP
 
@@ -108,17 +109,21 @@ def blank_calculations(text: str) -> str:
 
 
 # A text with more numbers than this is read up to here and then again from near its end: time stays bounded.
-MOST_NUMBERS = 400
-_DENSE_TAIL = 1_000  # characters
+MOST_NUMBERS = 200
+_DENSE_TAIL = 500  # characters
 
 
 def find_numbers(text: str, start: int = 0, end: int | None = None) -> list[Number]:
     """All numbers of a folded text between two offsets, in order (of a text full of them: those at both ends)."""
-    limit = len(text) if end is None else end
+    return list(_numbers(text, start, len(text) if end is None else end))
+
+
+@lru_cache(maxsize=8)  # several rules read the same answer one after the other
+def _numbers(text: str, start: int, limit: int) -> tuple[Number, ...]:
     found = _scan(text, start, limit, MOST_NUMBERS)
     if len(found) == MOST_NUMBERS:
         found += _scan(text, max(found[-1].end, limit - _DENSE_TAIL), limit, _DENSE_TAIL)
-    return found
+    return tuple(found)
 
 
 def _scan(text: str, start: int, limit: int, most: int) -> list[Number]:
@@ -300,6 +305,9 @@ def _role(text: str, start: int, end: int, limit: int) -> str:
 
 def _in_code(text: str, start: int, end: int) -> bool:
     """Whether digits belong to a part number: three pieces or more, two of digits, one with a capital letter."""
+    near = text[max(0, start - _LONGEST_CODE) : end + _LONGEST_CODE]
+    if near == near.lower():  # no capital letter: most numbers end here
+        return False
     while start > 0 and end - start < _LONGEST_CODE and (text[start - 1].isalnum() or text[start - 1] == "-"):
         start -= 1
     while end < len(text) and end - start < _LONGEST_CODE and (text[end].isalnum() or text[end] == "-"):

@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from vlm_pipeline.scoring.folding import fold, read
@@ -26,7 +27,8 @@ class Word:
     span: Span
 
 
-def words(text: str) -> list[Word]:
+@lru_cache(maxsize=8)  # the measures of a row read the same answer one after the other
+def words(text: str) -> tuple[Word, ...]:
     """Words and numbers of a text, case folded; a minus sign belongs to a number only where no word stands before it."""
     folded = fold(text[:_MAX_CHARACTERS])
     found = []
@@ -39,7 +41,7 @@ def words(text: str) -> list[Word]:
             if "." in token:
                 token = token.rstrip("0").rstrip(".")
         found.append(Word(token, (start, match.end())))
-    return found
+    return tuple(found)
 
 
 def normalise(text: str) -> str:
@@ -123,6 +125,7 @@ def anls(text: str, gold: str, threshold: float = 0.5) -> float:
     return float(similarity) if similarity >= threshold else 0.0
 
 
+@lru_cache(maxsize=4096)
 def base_forms(word: str) -> frozenset[str]:
     """The word and the base forms that an English inflection of it may have ("crossings" -> cross, crossing ...)."""
     forms = {word}
@@ -189,7 +192,11 @@ def find_keywords(
 
 
 def _find_phrase(
-    phrase: str, spoken: list[Word], forms: list[frozenset[str]], at: dict[str, list[int]], inflection: bool
+    phrase: str,
+    spoken: Sequence[Word],
+    forms: list[frozenset[str]],
+    at: dict[str, list[int]],
+    inflection: bool,
 ) -> Span | None:
     wanted = [base_forms(w.text) if inflection else frozenset({w.text}) for w in words(phrase)]
     if not wanted:

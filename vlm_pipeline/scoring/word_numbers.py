@@ -1,6 +1,7 @@
 """Numbers written as words: "seven", "twenty-five", "two hundred and six", "four and a half"."""
 
 import re
+from functools import lru_cache
 
 from vlm_pipeline.scoring.numbers import Number
 
@@ -39,11 +40,18 @@ _WORD_NUMBER = re.compile(
     re.IGNORECASE,
 )
 
+_LETTERS = re.compile(r"[a-z]+", re.IGNORECASE)
+
 
 def find_word_numbers(text: str, start: int = 0, end: int | None = None) -> list[Number]:
     """Numbers written as words: "seven", "twenty-five", "two hundred and six", "four and a half", "six point five"."""
+    return list(_word_numbers(text, start, len(text) if end is None else end))
+
+
+@lru_cache(maxsize=8)  # several rules read the same answer one after the other
+def _word_numbers(text: str, start: int, end: int) -> tuple[Number, ...]:
     found = []
-    for match in _WORD_NUMBER.finditer(text, start, len(text) if end is None else end):
+    for match in _WORD_NUMBER.finditer(text, start, end):
         for value, first, last in _word_values(match[2], match.start(2)):
             place = match.start() if first == match.start(2) else first
             if last == match.end(2):
@@ -56,7 +64,7 @@ def find_word_numbers(text: str, start: int = 0, end: int | None = None) -> list
                     -value if match[1] and place == match.start() else value, place, last, core=(place, last)
                 )
             )
-    return found
+    return tuple(found)
 
 
 def _word_values(phrase: str, offset: int) -> list[tuple[float, int, int]]:
@@ -65,7 +73,7 @@ def _word_values(phrase: str, offset: int) -> list[tuple[float, int, int]]:
     total = current = 0
     first = last = None
     smallest_scale, previous = 10**12, ""
-    for word in re.finditer(r"[a-z]+", phrase, re.IGNORECASE):
+    for word in _LETTERS.finditer(phrase):
         name = word[0].lower()
         if name in ("and", "a"):
             continue
