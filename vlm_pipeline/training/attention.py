@@ -62,10 +62,23 @@ class _Part:
     mask: torch.Tensor  # [1, 1, longest, prefix + longest], True = may be seen
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """The places of a piece that predict something: its only queries in the last layer."""
+
+    places: torch.Tensor  # [asked]: in the piece
+    gather: torch.Tensor | None = (
+        None  # [branches * most]: the same by branch, padded with a branch's last one
+    )
+    scatter: torch.Tensor | None = None  # [asked]: where each place lies among the padded ones
+    mask: torch.Tensor | None = None  # [branches, 1, most, prefix + longest]
+
+
 class Layout:
     """Where groups lie in a sequence of `length` tokens; keeps the index tensors on `device`.
 
-    predict: places whose final states are needed, where the last layer may leave the others out; see `shortcuts.py`.
+    predict: ascending places whose final states are needed, where the last layer may leave the others out; on the CPU. See
+    `shortcuts.py`.
     """
 
     predict: torch.Tensor | None = None
@@ -86,6 +99,41 @@ class Layout:
                 whole = (group.prefix + group.branches[0],) if group.prefix else group.branches
                 cut += [(length, None) for length in whole]
         return cut
+
+    @cached_property
+    def asked(self) -> list[_Asked | None]:
+        """What the last layer asks of each piece; None: nothing."""
+        assert self.predict is not None
+        found: list[_Asked | None] = []
+        start, before = 0, 0
+        for length, part in self.pieces:
+            places = self.predict[(self.predict >= start) & (self.predict < start + length)] - start
+            if not len(places):
+                found.append(None)
+            elif part is None:
+                found.append(_Asked(places.to(self.device)))
+            else:
+                found.append(self._asked_of_branches(part, start, before, places))
+            start, before = start + length, length
+        return found
+
+    def _asked_of_branches(self, part: _Part, start: int, prefix: int, places: torch.Tensor) -> _Asked:
+        (group,) = (group for group in self.groups if group.start + group.prefix == start)
+        edges = torch.tensor(group.branches).cumsum(0)
+        branch = torch.searchsorted(edges, places, right=True)
+        counts = torch.bincount(branch, minlength=part.branches)
+        most = int(counts.max())
+        slot = torch.arange(len(places)) - (counts.cumsum(0) - counts)[branch]
+        scatter = branch * most + slot
+        gather = (edges - 1).repeat_interleave(most)  # a branch's last token, where it asks less than others
+        gather[scatter] = places
+        step = gather - (edges - torch.tensor(group.branches)).repeat_interleave(most)
+        longest = part.mask.shape[-1] - prefix
+        own = torch.arange(longest) <= step[:, None]
+        seen = torch.cat([torch.ones(len(step), prefix, dtype=torch.bool), own], dim=1)
+        mask = seen.view(part.branches, 1, most, -1)
+        on_device = (value.to(self.device) for value in (places, gather, scatter, mask))
+        return _Asked(*on_device)
 
     def _part(self, group: Group) -> _Part:
         lengths = torch.tensor(group.branches)
@@ -143,6 +191,7 @@ def shared_prefix_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     packing_layout: Layout | None = None,
+    only_predicting: bool = False,
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: Any,
@@ -150,6 +199,7 @@ def shared_prefix_attention(
     """Attention function in the transformers interface; without a layout it is plain SDPA.
 
     Shapes: query [1, heads, tokens, dim], key and value [1, key heads, tokens, dim]; returns [1, tokens, heads, dim].
+    only_predicting: zeros for the tokens that predict nothing, which nobody needs of the last layer.
     """
     if packing_layout is None:
         return sdpa_attention_forward(
@@ -158,20 +208,25 @@ def shared_prefix_attention(
     grouped = key.shape[1] != query.shape[1]
     options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": grouped}
     lengths, parts = zip(*packing_layout.pieces, strict=True)
+    asked = packing_layout.asked if only_predicting else [None] * len(parts)
     outputs: list[torch.Tensor] = []
     before: tuple[torch.Tensor, ...] = ()  # keys and values of the piece before: the prefix of branches
     # Split, since a slice's gradient fills a whole sequence with zeros.
-    for part, q, k, v in zip(parts, *(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
-        if part is None:
+    split = (x.split(lengths, dim=2) for x in (query, key, value))
+    for part, wanted, q, k, v in zip(parts, asked, *split, strict=True):
+        if only_predicting and wanted is None:
+            outputs.append(q.new_zeros(*q.shape[:-1], v.shape[-1]))
+        elif part is None:
             outputs.append(scaled_dot_product_attention(q, k, v, is_causal=True, **options))
         else:
-            outputs.append(_branches(part, q, k, v, *before, options))
+            outputs.append(_branches(part, wanted, q, k, v, *before, options))
         before = (k, v)
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
 def _branches(
     part: _Part,
+    asked: _Asked | None,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -181,22 +236,28 @@ def _branches(
 ) -> torch.Tensor:
     """All branches of a group as one batch over [prefix, own tokens]; takes and returns [1, heads, branch tokens, dim]."""
 
-    def own(states: torch.Tensor) -> torch.Tensor:
-        padded = states if part.gather is None else states.index_select(2, part.gather)
+    def by_branch(states: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+        padded = states if places is None else states.index_select(2, places)
         return padded[0].unflatten(1, (part.branches, -1)).transpose(0, 1)
 
     def with_prefix(prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return torch.cat([prefix.expand(part.branches, -1, -1, -1), own(states)], dim=2)
+        return torch.cat([prefix.expand(part.branches, -1, -1, -1), by_branch(states, part.gather)], dim=2)
 
+    queries = asked or part
     attended = scaled_dot_product_attention(
-        own(query),
+        by_branch(query, queries.gather),
         with_prefix(prefix_key, key),
         with_prefix(prefix_value, value),
-        attn_mask=part.mask,
+        attn_mask=queries.mask,
         **options,
     )
     together = attended.transpose(0, 1).flatten(1, 2)
-    return (together if part.scatter is None else together.index_select(1, part.scatter))[None]
+    if queries.scatter is not None:
+        together = together.index_select(1, queries.scatter)
+    if asked is None:
+        return together[None]
+    nothing = query.new_zeros(*query.shape[:-1], value.shape[-1])
+    return nothing.index_copy(2, asked.places, together[None])
 
 
 def use_attention(model: Any, name: str) -> None:

@@ -87,7 +87,7 @@ class PackedForward:
         predict = packed.predict.to(device)
         options: dict[str, Any] = {"logits_to_keep": predict}
         if self.trims:
-            packed.layout.predict = predict
+            packed.layout.predict = packed.predict
             options["logits_to_keep"] = 0  # all that the last layer leaves
         if self.attention == "packed":
             # A 4D mask keeps Transformers from building one; the layout says everything.

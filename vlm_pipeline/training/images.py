@@ -25,7 +25,8 @@ from vlm_pipeline.formatting.template import image_settings
 from vlm_pipeline.store import content_hash, write_bytes
 from vlm_pipeline.training.rows import Row
 
-_PATCHES_PER_CALL = 16_384  # bounds the vision tower's activations
+_PATCHES_PER_CALL = {"cpu": 4096, "cuda": 16_384}  # bounds the vision tower's activations
+_MOST_WAITING = 8  # images read ahead: a megapixel's patches take as much memory as a small model
 
 
 def read_pixels(processor: Any, row: Row, number: int) -> dict[str, torch.Tensor]:
@@ -78,9 +79,16 @@ class ImageFeatures:
     def prefetch(self, images: Iterable[tuple[Row, int]]) -> None:
         """Start preprocessing of what is not at hand, in worker threads (decoding and resizing release the GIL)."""
         for row, number in images:
+            if len(self._pending) >= _MOST_WAITING:
+                return
             key = row.image_sha256[number]
             if key not in self._memory and key not in self._pending and not self._on_disk(key):
-                self._pending[key] = self._pool.submit(read_pixels, self._processor, row, number)
+                self._read(key, row, number)
+
+    def _read(self, key: str, row: Row, number: int) -> Future[dict[str, torch.Tensor]]:
+        if key not in self._pending:
+            self._pending[key] = self._pool.submit(read_pixels, self._processor, row, number)
+        return self._pending[key]
 
     def get(self, images: Sequence[tuple[Row, int]]) -> list[torch.Tensor]:
         """Features in the given order, on the model's device."""
@@ -97,11 +105,11 @@ class ImageFeatures:
                 found[key] = stored
                 self.reused += 1
         self.prefetch(missing.values())
-        pixels = {key: self._pending.pop(key).result() for key in missing}
-        for key, features in zip(missing, self._compute(list(pixels.values())), strict=True):
-            found[key] = features
-            if self._frozen:
-                self._remember(key, features)
+        for batch in self._batches(missing):
+            for key, features in zip(batch, self._compute(list(batch.values())), strict=True):
+                found[key] = features
+                if self._frozen:
+                    self._remember(key, features)
         device = self._model.device
         return [found[row.image_sha256[number]].to(device) for row, number in images]
 
@@ -113,35 +121,34 @@ class ImageFeatures:
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _compute(self, pixels: list[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
-        self.tower_calls += len(pixels)
-        features: list[torch.Tensor] = []
-        for batch in self._batches(pixels):
-            inputs = {
-                name: torch.cat([one[name] for one in batch]).to(self._model.device) for name in batch[0]
-            }
-            with torch.set_grad_enabled(not self._frozen and torch.is_grad_enabled()):
-                outputs = self._model.get_image_features(**inputs)
-            pooled = getattr(outputs, "pooler_output", outputs)
-            if isinstance(pooled, torch.Tensor) and len(batch) == 1:
-                pooled = [pooled]
-            features += [one.reshape(-1, one.shape[-1]) for one in pooled]
-        return features
-
-    @staticmethod
-    def _batches(pixels: list[dict[str, torch.Tensor]]) -> Iterable[list[dict[str, torch.Tensor]]]:
-        """Models that take patch lists see several images a call; others one, since sizes may differ."""
-        batch: list[dict[str, torch.Tensor]] = []
+    def _batches(self, missing: dict[str, tuple[Row, int]]) -> Iterable[dict[str, dict[str, torch.Tensor]]]:
+        """Pixels by key, as many as go through the tower at once: several images where the model takes patch lists,
+        one where it does not, since sizes may differ."""
+        most = _PATCHES_PER_CALL.get(self._model.device.type, 4096)
+        batch: dict[str, dict[str, torch.Tensor]] = {}
         patches = 0
-        for one in pixels:
-            size = len(one["pixel_values"]) if "image_grid_thw" in one else _PATCHES_PER_CALL
-            if batch and patches + size > _PATCHES_PER_CALL:
+        for key, (row, number) in missing.items():
+            one = self._read(key, row, number).result()
+            del self._pending[key]
+            size = len(one["pixel_values"]) if "image_grid_thw" in one else most
+            if batch and patches + size > most:
                 yield batch
-                batch, patches = [], 0
-            batch.append(one)
+                batch, patches = {}, 0
+            batch[key] = one
             patches += size
         if batch:
             yield batch
+
+    def _compute(self, pixels: list[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
+        """Features of images that go through the tower together."""
+        self.tower_calls += len(pixels)
+        inputs = {name: torch.cat([one[name] for one in pixels]).to(self._model.device) for name in pixels[0]}
+        with torch.set_grad_enabled(not self._frozen and torch.is_grad_enabled()):
+            outputs = self._model.get_image_features(**inputs)
+        pooled = getattr(outputs, "pooler_output", outputs)
+        if isinstance(pooled, torch.Tensor) and len(pixels) == 1:
+            pooled = [pooled]
+        return [one.reshape(-1, one.shape[-1]) for one in pooled]
 
     def _look_up(self, key: str) -> torch.Tensor | None:
         if key in self._memory:

@@ -49,18 +49,21 @@ class _FoldedUpdate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float) -> torch.Tensor:
-        ctx.save_for_backward(x, weight, a, b)
+        folded = torch.addmm(weight, b, a, alpha=scaling)
+        # Kept where it is smaller than the input that is kept anyway, else added again: a large model's would double.
+        kept = folded if weight.numel() <= x.numel() // 2 else None
+        ctx.save_for_backward(x, weight, a, b, kept)
         ctx.scaling = scaling
-        return linear(x, torch.addmm(weight, b, a, alpha=scaling), bias)
+        return linear(x, folded, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, a, b = ctx.saved_tensors
+        x, weight, a, b, folded = ctx.saved_tensors
         rows, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
         grad_x = None
         if ctx.needs_input_grad[0]:
-            # Added again: cheap, and a second copy of all weights would be kept otherwise.
-            grad_x = (gradient @ torch.addmm(weight, b, a, alpha=ctx.scaling)).view(x.shape)
+            folded = torch.addmm(weight, b, a, alpha=ctx.scaling) if folded is None else folded
+            grad_x = (gradient @ folded).view(x.shape)
         grad_a = (gradient @ b).mul_(ctx.scaling).t() @ rows
         grad_b = (gradient.t() @ (rows @ a.t())).mul_(ctx.scaling)
         return grad_x, None, None, grad_a, grad_b, None

@@ -16,7 +16,7 @@ _USUAL_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm
 
 
 def trim_last_layer(decoder: torch.nn.Module) -> bool:
-    """Let the last layer go on after its attention with the tokens that predict something, where a layout names them.
+    """Let the last layer attend from, and go on with, the tokens that predict something, where a layout names them.
 
     Only for layers of the usual four parts; whether theirs is the usual order, the caller has to try. Returns whether
     it was done.
@@ -33,8 +33,9 @@ def _trimmed(layer: Any, hidden_states: torch.Tensor, *arguments: Any, **options
     predict = getattr(options.get("packing_layout"), "predict", None)
     if predict is None or arguments:
         return type(layer).forward(layer, hidden_states, *arguments, **options)
-    attended, *_ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **options)
-    hidden_states = (hidden_states + attended).index_select(1, predict)
+    normed = layer.input_layernorm(hidden_states)
+    attended, *_ = layer.self_attn(hidden_states=normed, only_predicting=True, **options)
+    hidden_states = (hidden_states + attended).index_select(1, predict.to(hidden_states.device))
     return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
 
 

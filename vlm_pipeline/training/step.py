@@ -36,7 +36,8 @@ class Gradients:
 
         Out of memory, the token budget is halved, in every process, and the same rows are taken again.
         """
-        self._model.train()
+        if not self._model.training:  # it walks through all modules
+            self._model.train()
         self._prefetch(upcoming)
         alone = self._accelerator.num_processes == 1
         rows = {index: self._packer.rows[index] for bundle in bundles for index in bundle.rows}
