@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from vlm_pipeline.scoring.numbers import _numbers
 from vlm_pipeline.scoring.results import Reference
 from vlm_pipeline.scoring.row_scorers import RowScorer, build_scorer
-from vlm_pipeline.scoring.text import words
+from vlm_pipeline.scoring.text import _tokens, words
 from vlm_pipeline.scoring.word_numbers import _word_numbers
 from vlm_pipeline.settings.scoring import (
     ChoiceSettings,
@@ -119,7 +119,7 @@ def mixtures(count: int, size: int = 20_000, seed: int = 0) -> list[str]:
 
 def forget_readings() -> None:
     """What scorers keep of the last few texts, so that one read twice is not found read."""
-    for reader in (words, _numbers, _word_numbers):
+    for reader in (words, _tokens, _numbers, _word_numbers):
         reader.cache_clear()
 
 

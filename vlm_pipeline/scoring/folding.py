@@ -5,12 +5,13 @@ Everything here keeps one character one character, so that spans found in the re
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 # A response longer than this is read at both ends only: answers stand at an end, and time stays bounded.
-HEAD_CHARACTERS = 6_000
-TAIL_CHARACTERS = 10_000
+HEAD_CHARACTERS = 4_000
+TAIL_CHARACTERS = 8_000
 
 T = TypeVar("T")
 
@@ -83,6 +84,6 @@ def read(response: str, head: int = HEAD_CHARACTERS, tail: int = TAIL_CHARACTERS
     return Reading(fold(response[: head - 1] + "\n" + response[-tail:]), head, skipped)
 
 
-def at_both_ends(items: list[T], first: int, last: int) -> list[T]:
+def at_both_ends(items: Sequence[T], first: int, last: int) -> Sequence[T]:
     """The first and the last items of an over-long list, so that hostile texts stay cheap."""
-    return items if len(items) <= first + last else items[:first] + items[-last:]
+    return items if len(items) <= first + last else [*items[:first], *items[-last:]]

@@ -11,18 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
-from vlm_pipeline.scoring.folding import fold, read
+from vlm_pipeline.scoring.folding import at_both_ends, fold, read
 from vlm_pipeline.scoring.results import Span
 
 _TOKEN = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)?|%|°")
 _ARTICLES = frozenset({"a", "an", "the"})
 _MAX_CHARACTERS = 200_000  # of a context
-_HEAD, _TAIL = 6_000, 4_000  # what is read of a response
+_HEAD, _TAIL = 6_000, 4_000  # characters that are read of a response
+_FIRST, _LAST = 2_000, 500  # words of them: prose has fewer, a text full of signs stays cheap
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     text: str
     span: Span
 
@@ -49,9 +50,14 @@ def normalise(text: str) -> str:
     return " ".join(_tokens(text))
 
 
-def _tokens(text: str) -> list[str]:
-    tokens = [unicodedata.normalize("NFKC", word.text) for word in words(read(text, _HEAD, _TAIL).text)]
-    return [token for token in tokens if token not in _ARTICLES] or tokens
+@lru_cache(maxsize=8)  # as `words`
+def _tokens(text: str) -> tuple[str, ...]:
+    spoken = at_both_ends(words(read(text, _HEAD, _TAIL).text), _FIRST, _LAST)
+    plain = (
+        word.text if word.text.isascii() else unicodedata.normalize("NFKC", word.text) for word in spoken
+    )
+    tokens = tuple(plain)
+    return tuple(token for token in tokens if token not in _ARTICLES) or tokens
 
 
 def exact_match(text: str, gold: str) -> bool:
@@ -87,12 +93,12 @@ def contains_answer(text: str, gold: str, question: str | None = None) -> bool:
     if numbers:
         return (numbers - _given_labels(wanted, question or "") or numbers) <= set(said)
     _, colon, rest = gold.rpartition(":")
-    wanted = (_tokens(rest) if colon else []) or wanted
+    wanted = (_tokens(rest) if colon else ()) or wanted
     places = range(len(said) - len(wanted) + 1)
     return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in places)
 
 
-def _given_labels(wanted: list[str], question: str) -> set[str]:
+def _given_labels(wanted: Sequence[str], question: str) -> set[str]:
     """Numbers that follow a word of the question in the gold answer, where the question has them too: "step 3"."""
     if not question:
         return set()
@@ -169,7 +175,7 @@ def find_keywords(
 ) -> KeywordHits:
     """Which keywords a text holds. A keyword may be several words, or a list of alternatives (its first names it)."""
     reading = read(text, _HEAD, _TAIL)
-    spoken = words(reading.text)
+    spoken = at_both_ends(words(reading.text), _FIRST, _LAST)
     known = {key.casefold(): list(values) for key, values in (synonyms or {}).items()}
     found: dict[str, Span] = {}
     missing: list[str] = []

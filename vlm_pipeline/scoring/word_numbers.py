@@ -34,7 +34,7 @@ _WORD_VALUES = {word: value for value, word in enumerate(_UNITS)} | {
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 _WORD = "|".join(sorted([*_WORD_VALUES, *_SCALES], key=len, reverse=True))
 _WORD_NUMBER = re.compile(
-    rf"\b(?:(minus|negative)\s)?((?:a\s(?=hundred|thousand|million))?(?:{_WORD})(?:(?:\s|-|\sand\s)(?:{_WORD}))*)\b"
+    rf"\b(?=[A-Za-z])(?:(minus|negative)\s)?((?:a\s(?=hundred|thousand|million))?(?:{_WORD})(?:(?:\s|-|\sand\s)(?:{_WORD}))*)\b"
     r"(?:\sand\sa\s(half)\b|\spoint\s((?:zero|one|two|three|four|five|six|seven|eight|nine)"
     r"(?:\s(?:zero|one|two|three|four|five|six|seven|eight|nine)){0,5})\b)?",
     re.IGNORECASE,
