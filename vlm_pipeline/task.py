@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator, model
 
 from vlm_pipeline.settings.base import InTaskFolder, Settings
 from vlm_pipeline.settings.budget import BudgetSettings, ThresholdSettings
+from vlm_pipeline.settings.compute import ComputeSettings
 from vlm_pipeline.settings.data import (
     DatasetSettings,
     ImageSettings,
@@ -74,6 +75,7 @@ class Task(Settings):
     thresholds: ThresholdSettings = ThresholdSettings()
     probes: InTaskFolder | None = "probes.yaml"
     budget: BudgetSettings = BudgetSettings()
+    compute: ComputeSettings = ComputeSettings()
     promotion: PromotionSettings = PromotionSettings()
     candidates: CandidateSettings = CandidateSettings()
     automation: AutomationSettings = AutomationSettings()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.errors import DagsterPipesExecutionError
 
 from vlm_pipeline.compute.launch import device_lock_path, payload_command, payload_environment, write_request
 from vlm_pipeline.compute.meter import TRAINING, metered
+from vlm_pipeline.orchestration.places import PlaceError, run_at
 from vlm_pipeline.regeneration.costs import accelerator_ledger
 from vlm_pipeline.regeneration.few_shot import with_shots
+from vlm_pipeline.settings.compute import LocalPlace, PlaceSettings, RemotePlace
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
 
@@ -50,27 +53,45 @@ class PayloadClient(dg.ConfigurableResource):
     """Runs a payload (training, prediction) outside the run's process and streams its log into the step."""
 
     def run(
-        self, context: dg.AssetExecutionContext, store: TaskStore, module: str, request: dict[str, Any]
+        self,
+        context: dg.AssetExecutionContext,
+        store: TaskStore,
+        module: str,
+        request: dict[str, Any],
+        task: Task | None = None,
     ) -> dict[str, Any]:
-        """Start `python -m <module> <request file>`, wait, return the metadata it reported.
+        """Start `python -m <module> <request file>` where the task wants it, wait, return the metadata it reported.
 
-        Raises dagster Failure when it ended badly; the payload's own message stands in the step's log.
+        Raises dagster Failure when it ended badly; the payload's own message stands in the step's log. A worker that is
+        lost away from this machine is tried again.
         """
         kind = module.rsplit(".", 1)[-1]
-        result = store.path("requests", f"{kind}-{content_hash(request)}.result.json")
+        name = f"{kind}-{content_hash(request)}"
+        result = store.path("requests", f"{name}.result.json")
         result.unlink(missing_ok=True)
-        lock = str(device_lock_path(store)) if request.get("needs_device", True) else None
-        request = {**request, "device_lock": lock, "result": str(result)}
-        path = write_request(store, kind, request)
-        client = dg.PipesSubprocessClient(env=payload_environment())
+        needs_device = request.get("needs_device", True)
+        place = _place(task, kind) if needs_device else LocalPlace()  # what asks hosted models stays here
+        remote = isinstance(place, RemotePlace)
+        lock = str(device_lock_path(store)) if needs_device and not remote else None
+        path = write_request(store, kind, {**request, "device_lock": lock, "result": str(result)})
+        command = payload_command(module, path, place, task.root if task else Path())
         work = request.get("predictors", [TRAINING])
-        meter = metered(accelerator_ledger(store), work) if lock else nullcontext({})
+        meter = metered(accelerator_ledger(store), work) if needs_device else nullcontext({})
         try:
             with meter as counted:
-                client.run(context=context, command=payload_command(module, path))
+                run_at(place, context, command, payload_environment(place), name, store.root.absolute())
                 counted["seconds"] = read_json(result)["metadata"].get("accelerator_seconds", 0.0)
-        except DagsterPipesExecutionError as error:
-            reason = read_json(result, default={}).get("error", f"{error}; its stderr tells more")
-            by_hand = " ".join(payload_command(module, path))
-            raise dg.Failure(f"{reason}\n\nTo run this step by hand: {by_hand}") from error
+        except Exception as error:
+            own_words = read_json(result, default={}).get("error")
+            if remote and not own_words and not isinstance(error, PlaceError):
+                context.log.warning(f"{name} was lost on {place.kind}: {error}")
+                raise dg.RetryRequested(place.retries, place.retry_delay_s) from error
+            reason = own_words or f"{error}; its stderr tells more"
+            raise dg.Failure(f"{reason}\n\nTo run this step by hand: {shlex.join(command)}") from error
         return read_json(result)["metadata"]
+
+
+def _place(task: Task | None, kind: str) -> PlaceSettings:
+    if task is None:
+        return LocalPlace()
+    return task.compute.training if kind == TRAINING else task.compute.prediction

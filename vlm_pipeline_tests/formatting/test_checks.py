@@ -29,7 +29,9 @@ _started: list[str] = []
 class Watched(PayloadClient):
     """Stands where the training process would start: notes it, and ends the step."""
 
-    def run(self, context: Any, store: Any, module: str, request: dict[str, Any]) -> dict[str, Any]:
+    def run(
+        self, context: Any, store: Any, module: str, request: dict[str, Any], task: Any = None
+    ) -> dict[str, Any]:
         _started.append(module)
         raise dg.Failure("the training process started")
 

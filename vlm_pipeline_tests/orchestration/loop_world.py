@@ -26,7 +26,9 @@ class PayloadsOfWorld(PayloadClient):
     """Starts no process: training writes an adapter, local predictors' answers are written (see promotion.world).
     Hosted models are asked for real."""
 
-    def run(self, context: Any, store: Any, module: str, request: dict[str, Any]) -> dict[str, Any]:
+    def run(
+        self, context: Any, store: Any, module: str, request: dict[str, Any], task: Any = None
+    ) -> dict[str, Any]:
         world = _CURRENT["world"]
         world.payloads.append(module)
         if module.endswith("training"):

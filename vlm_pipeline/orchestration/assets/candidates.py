@@ -42,7 +42,7 @@ def candidate_assets(task: Task) -> list[dg.AssetsDefinition]:
         store = loop.store(task)
 
         def run_payload(request: dict) -> dict:
-            return payloads.run(context, store, "vlm_pipeline.inference", request)
+            return payloads.run(context, store, "vlm_pipeline.inference", request, task)
 
         made = make_candidate_predictions(
             loop.task(task),

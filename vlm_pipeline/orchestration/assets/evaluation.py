@@ -99,7 +99,7 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
         store = loop.store(task)
 
         def run_payload(request: dict) -> dict:
-            return payloads.run(context, store, "vlm_pipeline.inference", request)
+            return payloads.run(context, store, "vlm_pipeline.inference", request, task)
 
         made = make_predictions(
             loop.task(task),

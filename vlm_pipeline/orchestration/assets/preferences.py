@@ -32,7 +32,7 @@ def preference_assets(task: Task) -> list[dg.AssetsDefinition]:
         store = loop.store(task)
 
         def run_payload(request: dict) -> dict:
-            return payloads.run(context, store, "vlm_pipeline.inference", request)
+            return payloads.run(context, store, "vlm_pipeline.inference", request, task)
 
         made = make_preferences(
             loop.task(task),

@@ -35,7 +35,7 @@ def promotion_assets(task: Task) -> list[dg.AssetsDefinition]:
         store = loop.store(task)
 
         def run_payload(request: dict) -> dict:
-            return payloads.run(context, store, "vlm_pipeline.inference", request)
+            return payloads.run(context, store, "vlm_pipeline.inference", request, task)
 
         made = make_promotion(
             loop.task(task),

@@ -49,7 +49,7 @@ def _adapter(task: Task, kind: str, deps: list[dg.AssetKey], description: str) -
 
         def train(request: dict) -> dict:
             with live_view(context, Path(request["live"])):
-                return payloads.run(context, store, "vlm_pipeline.training", request)
+                return payloads.run(context, store, "vlm_pipeline.training", request, task)
 
         made = make_adapter(loop.task(task), store, train, context.log.info, loss_curve, kind)
         return record(made)

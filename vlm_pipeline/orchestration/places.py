@@ -1,0 +1,117 @@
+"""A payload at the place that the task names: its log streams into the step, and a cancelled run ends it there.
+
+Existing clients do the work: Dagster's subprocess client, dagster-ray, dagster-k8s.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from vlm_pipeline.settings.compute import UNTESTED_PLACES, KubernetesPlace, PlaceSettings, RayPlace
+
+_STOP_SECONDS = 60
+
+
+class PlaceError(Exception):
+    """A place that cannot be used; the message says which, why and what to do."""
+
+
+def run_at(
+    place: PlaceSettings,
+    context: dg.AssetExecutionContext,
+    command: list[str],
+    environment: dict[str, str],
+    name: str,
+    folder: Path,
+) -> None:
+    """Run the command and wait; raises what the place's client raises where it ended badly.
+
+    `name`: of this request, the same whenever it is asked; `folder`: what the payload must see, where it has it here.
+    """
+    if place.kind in UNTESTED_PLACES:
+        context.log.warning(f"compute: {place.kind} is {UNTESTED_PLACES[place.kind]}")
+    if isinstance(place, RayPlace):
+        _on_ray(place, context, command, environment, name)
+    elif isinstance(place, KubernetesPlace):
+        client = _needed("dagster_k8s", "kubernetes").PipesK8sClient()
+        client.run(
+            context=context, command=command, env=environment, image=place.image, namespace=place.namespace,
+            base_pod_spec=pod_spec(place, folder), pod_wait_timeout=place.timeout_s,
+        )  # fmt: skip
+    else:
+        dg.PipesSubprocessClient(env=environment).run(context=context, command=command)
+
+
+def _needed(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise PlaceError(
+            f"compute: {extra} needs {module} ({error}); pip install 'vlm_pipeline[{extra}]'"
+        ) from error
+
+
+def _on_ray(
+    place: RayPlace,
+    context: dg.AssetExecutionContext,
+    command: list[str],
+    environment: dict[str, str],
+    name: str,
+) -> None:
+    address = place.address or os.environ.get("RAY_ADDRESS")
+    client = _needed("dagster_ray", "ray").PipesRayJobClient(
+        address=address, create_cluster_if_needed=not address
+    )
+    try:
+        jobs = client.client
+    except (ConnectionError, RuntimeError) as error:
+        raise PlaceError(f"no Ray dashboard answers at {address}: {error}") from error
+    _clear_way(jobs, name, context)
+    written = place.runtime_env.get("env_vars", {})
+    client.run(
+        context=context,
+        submit_job_params={
+            "entrypoint": shlex.join(command),
+            "submission_id": name,
+            "entrypoint_num_cpus": place.cpus,
+            "entrypoint_num_gpus": place.gpus,
+            "runtime_env": {**place.runtime_env, "env_vars": {**environment, **written}},
+        },
+    )
+
+
+def _clear_way(jobs: Any, name: str, context: dg.AssetExecutionContext) -> None:
+    """End what an earlier, killed run left on the cluster: two payloads of one request must never write at once."""
+    if name not in {job.submission_id for job in jobs.list_jobs()}:
+        return
+    deadline = time.monotonic() + _STOP_SECONDS
+    if not jobs.get_job_status(name).is_terminal():
+        context.log.info(f"stopping Ray job {name}, which an earlier run left behind")
+        jobs.stop_job(name)
+    while not jobs.get_job_status(name).is_terminal():
+        if time.monotonic() > deadline:
+            raise PlaceError(
+                f"Ray job {name} of an earlier run does not end; stop it with: ray job stop {name}"
+            )
+        time.sleep(0.5)
+    jobs.delete_job(name)
+
+
+def pod_spec(place: KubernetesPlace, folder: Path) -> dict[str, Any]:
+    """The pod around the payload's container: the store's volume, GPUs, secrets, and what the settings add."""
+    container: dict[str, Any] = {
+        "name": "payload",
+        "volumeMounts": [{"name": "store", "mountPath": str(folder)}],
+        "envFrom": [{"secretRef": {"name": secret}} for secret in place.secrets],
+    }
+    if place.gpus:
+        container["resources"] = {"limits": {"nvidia.com/gpu": str(place.gpus)}}
+    volume = {"name": "store", "persistentVolumeClaim": {"claimName": place.volume_claim}}
+    return {"restartPolicy": "Never", **place.pod_spec, "containers": [container], "volumes": [volume]}

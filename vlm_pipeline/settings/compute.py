@@ -1,0 +1,69 @@
+"""Where payloads run: one setting for training, one for prediction."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from vlm_pipeline.settings.base import InTaskFolder, Settings
+
+
+class LocalPlace(Settings):
+    """A process on this machine."""
+
+    kind: Literal["local"] = "local"
+
+
+class AcceleratePlace(Settings):
+    """Several processes on this machine under `accelerate launch`, one per GPU; without a GPU they share the CPU."""
+
+    kind: Literal["accelerate"]
+    processes: int = Field(2, gt=1)
+    config: InTaskFolder | None = None  # a file of `accelerate config`: FSDP, DeepSpeed, several machines
+
+
+class RemotePlace(Settings):
+    """What all places away from this machine share: they see the store under the path that it has here."""
+
+    python: str = "python"  # of the image, with this package installed
+    retries: int = Field(2, ge=0)  # of a worker that was lost; training goes on from its last checkpoint
+    retry_delay_s: float = Field(10, ge=0)
+
+
+class RayPlace(RemotePlace):
+    """A job of a Ray cluster, by dagster-ray."""
+
+    kind: Literal["ray"]
+    address: str | None = (
+        None  # of the dashboard, http://...; None: RAY_ADDRESS, or a cluster on this machine
+    )
+    cpus: float = Field(1, ge=0)
+    gpus: float = Field(0, ge=0)
+    runtime_env: dict[str, Any] = {}
+
+
+class KubernetesPlace(RemotePlace):
+    """A pod, by dagster-k8s. Its specification is checked against the client; it never ran on a cluster."""
+
+    kind: Literal["kubernetes"]
+    image: str
+    namespace: str | None = None
+    gpus: int = Field(0, ge=0)
+    volume_claim: str  # holds the store, mounted under the path that the store has here
+    pod_spec: dict[
+        str, Any
+    ] = {}  # what else the pod needs, as Kubernetes writes it: nodeSelector, tolerations
+    secrets: list[str] = []  # whose entries become the container's environment
+    timeout_s: float = Field(86_400, gt=0)
+
+
+PlaceSettings = Annotated[
+    LocalPlace | AcceleratePlace | RayPlace | KubernetesPlace, Field(discriminator="kind")
+]
+UNTESTED_PLACES = {"kubernetes": "never run on a real cluster"}
+
+
+class ComputeSettings(Settings):
+    training: PlaceSettings = LocalPlace()
+    prediction: PlaceSettings = LocalPlace()
