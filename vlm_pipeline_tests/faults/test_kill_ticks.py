@@ -17,7 +17,7 @@ from vlm_pipeline_tests.faults.killer import Stop
 from vlm_pipeline_tests.faults.processes import rubbish, wait_for
 from vlm_pipeline_tests.promotion.world import SECTIONS, Answers, World, quiet
 
-READ = "raw_examples+regenerated_rows"
+READ = "quarantine+raw_examples+regenerated_rows"
 TICK = "dagster._daemon.sensor"
 
 
