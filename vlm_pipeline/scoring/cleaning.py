@@ -26,14 +26,15 @@ _SPECIAL = re.compile(
     r"video_pad|pad|sep|endofprompt|box_start|box_end)\|>|<\|start_header_id\|>\w{1,20}<\|end_header_id\|>|</?s>|<bos>|<eos>|<pad>|<end_of_turn>|<start_of_turn>|"
     r"\[/?INST\]|<</?SYS>>|<image>|<unk>"
 )
+# Blanks before a name are those of its own line: with line breaks among them, many empty lines take quadratic time.
 _TURN = re.compile(
-    r"(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)\s?(?:user|human|system)\b|\[INST\]|\n\s*(?:###\s*)?(?:user|human|USER|HUMAN|User|Human)\s?:|\n(?:user|human)\s*\n"
+    r"(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)\s?(?:user|human|system)\b|\[INST\]|\n[^\S\n]*(?:###\s*)?(?:user|human|USER|HUMAN|User|Human)\s?:|\n(?:user|human)\s*\n"
 )
 _ROLE = re.compile(
     r"\s*(?:<\|im_start\|>\s*)?(?:###\s*)?(?:assistant|ASSISTANT|Assistant|AI|model|Response|### Response)\s?(?::|\n)\s*"
 )
 _ECHOED_CHAT = re.compile(r"\s*(?:system|user)\s*\n")
-_ASSISTANT_LINE = re.compile(r"(?:^|\n)\s*assistant\s*\n")
+_ASSISTANT_LINE = re.compile(r"(?:^|\n)[^\S\n]*assistant\s*\n")
 _PLACEHOLDER = re.compile(
     r"\[\s?(?:\d{1,3}\s?(?:-|–|to)\s?\d{1,3}|(?:your|insert|enter|the)\b[^\]\n]{0,40}|score|number|answer|value|x)\s?\]|<(?:your|insert)\b[^>\n]{0,40}>|"
     r"\{(?:score|answer|number|value)\}|_{3,}",
@@ -209,6 +210,8 @@ def _without_repeats(text: str) -> Spans | None:
         kept.append((place, place + len(line)))
         keys.append(_squash(line))
         place += len(line) + 1
+        if not any(keys[-5:]):
+            continue
         for size in range(1, 6):
             block = keys[-size:]
             if (
