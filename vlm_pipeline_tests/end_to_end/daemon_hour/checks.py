@@ -24,7 +24,7 @@ from vlm_pipeline_tests.end_to_end.loop import Loop
 
 LOOKED_AT_AGAIN = {"quarantine", "promoted_adapter", "openai_finetune/gpt_tuned"}  # they remember nothing
 # What history, times and a person's word enter: not to be compared with a store that saw the last content only.
-OF_HISTORY = re.compile(r"rounds|report|leaderboard|promoted|candidates/|regeneration_request|(predictions|metrics)/(?!base$|tuned$|gpt$|gpt_tuned$)")  # fmt: skip
+OF_HISTORY = re.compile(r"rounds|report|leaderboard|promoted|candidates/|checks/base_layers|regeneration_request|(predictions|metrics)/(?!base$|tuned$|gpt$|gpt_tuned$)")  # fmt: skip
 
 
 @dataclass(frozen=True)
