@@ -72,7 +72,7 @@ _ASIDE = re.compile(
 )
 _SECOND_OPTION = re.compile(r"\bor\s[^\d.;,]{0,12}$", re.IGNORECASE)
 _SUPPOSED = re.compile(
-    r"\b(?:at first|first glance|looks? like|seems?|appears?|might|could|would|easy to|naive\w*)\b[^.\n]*\b(?:but|however|yet)\b",
+    r"\b(?:at first|first glance|looks? like|seems?|appears?|might|could|would|easy to|naive\w*)\b[^.\n]{0,300}\b(?:but|however|yet)\b",
     re.IGNORECASE,
 )
 _OPTION = re.compile(r"\b(?:if|whichever|when|depending)\b", re.IGNORECASE)
