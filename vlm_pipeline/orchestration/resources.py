@@ -86,7 +86,8 @@ class PayloadClient(dg.ConfigurableResource):
             if remote and not own_words and not isinstance(error, PlaceError):
                 context.log.warning(f"{name} was lost on {place.kind}: {error}")
                 raise dg.RetryRequested(place.retries, place.retry_delay_s) from error
-            reason = own_words or f"{error}; its stderr tells more"
+            told = str(error) if isinstance(error, PlaceError) else f"{error}; its stderr tells more"
+            reason = own_words or told
             raise dg.Failure(f"{reason}\n\nTo run this step by hand: {shlex.join(command)}") from error
         return read_json(result)["metadata"]
 

@@ -128,8 +128,9 @@ class ImageFeatures:
         batch: dict[str, dict[str, torch.Tensor]] = {}
         patches = 0
         for key, (row, number) in missing.items():
-            one = self._read(key, row, number).result()
-            del self._pending[key]
+            reading = self._read(key, row, number)
+            del self._pending[key]  # also of an image that cannot be read: asked again, it is read again
+            one = reading.result()
             size = len(one["pixel_values"]) if "image_grid_thw" in one else most
             if batch and patches + size > most:
                 yield batch

@@ -14,7 +14,7 @@ from vlm_pipeline.formatting.template import load_processor
 from vlm_pipeline.settings.training import LoraSettings
 from vlm_pipeline.training import lora_linear
 from vlm_pipeline.training.adapters import add_lora
-from vlm_pipeline.training.attention import Group, Layout
+from vlm_pipeline.training.attention import Group, Layout, shared_prefix_attention
 from vlm_pipeline.training.base_model import load_base
 from vlm_pipeline.training.forward import PackedForward, packing_fits
 from vlm_pipeline.training.grouping import Packer, shared_prefix
@@ -342,3 +342,17 @@ def test_the_shared_prefix_never_ends_inside_an_image(vision):
     object.__setattr__(shorter, "labels", np.delete(row.labels, range(place, place + 2)))
     prefix = shared_prefix([row, shorter], image)
     assert image not in row.input_ids[:prefix]
+
+
+def test_the_last_layer_attends_from_predicting_places_alone():
+    """Exactness is shown above; here, that the work is left out: zeros where nothing is predicted."""
+    layout = Layout([Group(0, 4, (3, 2)), Group(9, 0, (3,))])
+    layout.predict = torch.tensor([5, 6, 7, 10])
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 12, 8, generator=generator) for _ in range(3))
+    whole, _ = shared_prefix_attention(torch.nn.Module(), query, key, value, None, layout)
+    asked, _ = shared_prefix_attention(
+        torch.nn.Module(), query, key, value, None, layout, only_predicting=True
+    )
+    torch.testing.assert_close(asked[:, layout.predict], whole[:, layout.predict])
+    assert not asked[:, [0, 1, 2, 3, 4, 8]].any() and whole[:, [0, 1, 2, 3, 4, 8]].all()

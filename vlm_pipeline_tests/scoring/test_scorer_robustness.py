@@ -104,6 +104,19 @@ def test_no_hostile_text_takes_long(name: str) -> None:
     assert not slow, f"more than {LIMIT_MS} ms on 20,000 characters of: {slow}"
 
 
+@pytest.mark.parametrize("opening", ["Score: ", "user\n", "\nuser", "a\n###"])
+@pytest.mark.parametrize("line", ["\n", " \n"])
+def test_many_empty_lines_are_not_read_in_quadratic_time(opening: str, line: str) -> None:
+    """A pattern that let line breaks stand before a name took nine seconds."""
+    text = opening + line * (20_000 // len(line)) + "x"
+    assert _best_ms(lambda: scoring.clean_response(text), 4 * LIMIT_MS) <= 4 * LIMIT_MS
+
+
+def test_a_long_sentence_that_never_turns_is_not_read_in_quadratic_time() -> None:
+    text = ("you might think 1/" * 1_200)[:20_000]
+    assert _best_ms(lambda: scoring.extract_final_number(text), 2 * LIMIT_MS) <= 2 * LIMIT_MS
+
+
 def _slow_mixtures(count: int, seed: int) -> dict[str, float]:
     """CPU time of the slowest mixtures by function or scorer, those beyond the limit."""
     calls: dict[str, Callable[[str], object]] = dict(FUNCTIONS)
