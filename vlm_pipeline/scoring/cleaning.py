@@ -46,6 +46,7 @@ _BREAKS_OFF = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.!?][\"')\]*_]*(?=\s)|\n")
 _LONGEST_LOOP = 240
+_MOST_LINES = 2_000  # that are looked through for repeats; what stands behind them is one line
 
 
 Spans = list[Span]  # the parts of a text that a step keeps, in order
@@ -190,6 +191,8 @@ def _squash(line: str) -> str:
 def _without_placeholders(text: str) -> Spans | None:
     parts: Spans = []
     place = 0
+    if not _PLACEHOLDER.search(text):
+        return None
     for line in text.splitlines(keepends=True):
         found = _PLACEHOLDER.search(line) if len(line) < 200 else None
         if not found or re.search(r"\d", line[found.end() :]):
@@ -206,7 +209,7 @@ def _without_repeats(text: str) -> Spans | None:
     kept: Spans = []
     keys: list[str] = []
     place = 0
-    for line in text.split("\n"):
+    for line in text.split("\n", _MOST_LINES):
         kept.append((place, place + len(line)))
         keys.append(_squash(line))
         place += len(line) + 1

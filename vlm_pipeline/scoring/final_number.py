@@ -77,7 +77,7 @@ _RATED = re.compile(
 
 def extract_final_number(text: str) -> Extraction:
     """The final number of a response as a float, or value None (rule says why). Rules: see the module."""
-    reading = read(text, 4_000, 8_000)
+    reading = read(text)
     body = blank_calculations(reading.text)
     body = _without_next_turn(body)
     return _in_original(_as_rating(body, _last_word(body)), reading)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 # A response longer than this is read at both ends only: answers stand at an end, and time stays bounded.
-HEAD_CHARACTERS = 4_000
-TAIL_CHARACTERS = 8_000
+HEAD_CHARACTERS = 3_000
+TAIL_CHARACTERS = 6_000
 
 T = TypeVar("T")
 

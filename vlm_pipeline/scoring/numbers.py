@@ -110,7 +110,7 @@ def blank_calculations(text: str) -> str:
 
 # A text with more numbers than this is read up to here and then again from near its end: time stays bounded.
 MOST_NUMBERS = 200
-_DENSE_TAIL = 500  # characters
+_DENSE_TAIL = 300  # characters
 
 
 def find_numbers(text: str, start: int = 0, end: int | None = None) -> list[Number]:

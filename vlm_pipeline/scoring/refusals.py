@@ -84,7 +84,7 @@ def refusal_kind(text: str) -> RefusalKind:
 
 def find_refusal(text: str) -> Refusal:
     """The refusal of a response with the rule and the sentence that show it. Rules: see the module."""
-    reading = read(text, 3_000, 1_000)
+    reading = read(text, 2_000, 700)
     body = _QUOTED.sub(lambda m: " " * len(m[0]), reading.text)
     sentences = [
         _Sentence(m[0], m.span(), _sign(m[0])) for m in _SENTENCE.finditer(body) if len(m[0].strip()) > 1

@@ -248,7 +248,7 @@ def grounding(proof: str, context: str) -> Grounding:
     Where the proof has quotation marks, only what stands in them must be quoted.
     """
     runs = _runs(context)
-    folded = read(proof, 5_000, 3_000).text
+    folded = read(proof, 4_000, 2_000).text
     pieces = [piece.strip('"') for piece in re.findall(r"\"[^\"\n]{3,2000}\"", folded)] or [
         _LEAD.sub("", p) for p in _PIECE.findall(folded)
     ]

@@ -19,8 +19,8 @@ from vlm_pipeline.scoring.results import Span
 _TOKEN = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)?|%|°")
 _ARTICLES = frozenset({"a", "an", "the"})
 _MAX_CHARACTERS = 200_000  # of a context
-_HEAD, _TAIL = 6_000, 4_000  # characters that are read of a response
-_FIRST, _LAST = 2_000, 500  # words of them: prose has fewer, a text full of signs stays cheap
+_HEAD, _TAIL = 5_000, 3_000  # characters that are read of a response
+_FIRST, _LAST = 1_500, 500  # words of them: prose has fewer, a text full of signs stays cheap
 
 
 class Word(NamedTuple):
