@@ -12,6 +12,10 @@ from vlm_pipeline.settings.compute import AcceleratePlace, LocalPlace, PlaceSett
 from vlm_pipeline.store import TaskStore, content_hash, write_json
 
 
+class PlaceError(Exception):
+    """A place that cannot be used; the message says which, why and what to do."""
+
+
 def write_request(store: TaskStore, kind: str, request: dict[str, Any]) -> Path:
     """Write a payload's request below the task's store; the name is a hash of what it asks."""
     path = store.path("requests", f"{kind}-{content_hash(request)}.json")

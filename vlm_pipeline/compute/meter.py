@@ -22,11 +22,15 @@ TRAINING = "training"
 def metered(ledger: Path, work: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Note the seconds that pass here. `work` names what they are for: TRAINING, or predictors.
 
-    The dict that is yielded takes `seconds` where the payload itself has counted: it may have waited for the device.
+    The dict that is yielded takes `seconds` where the payload itself has counted: it may have waited for the device;
+    and `waited`, the seconds so far in a cluster's queue, which are for nothing.
     """
     told: dict[str, Any] = {}
     payload, started, ended = uuid.uuid4().hex, time.monotonic(), threading.Event()
     ledger.parent.mkdir(parents=True, exist_ok=True)
+
+    def held() -> float:
+        return max(0.0, time.monotonic() - started - told.get("waited", 0.0))
 
     def note(seconds: float) -> None:
         line = {"payload": payload, "work": list(work), "seconds": round(seconds, 2)}
@@ -35,7 +39,7 @@ def metered(ledger: Path, work: Sequence[str]) -> Iterator[dict[str, Any]]:
 
     def beat() -> None:
         while not ended.wait(BEAT_S):
-            note(time.monotonic() - started)
+            note(held())
 
     heart = threading.Thread(target=beat, daemon=True, name="accelerator-meter")
     note(0.0)
@@ -45,7 +49,7 @@ def metered(ledger: Path, work: Sequence[str]) -> Iterator[dict[str, Any]]:
     finally:
         ended.set()
         heart.join()
-        note(told.get("seconds", time.monotonic() - started))
+        note(told.get("seconds", held()))
 
 
 def accelerator_seconds(ledger: Path, work: Collection[str]) -> float:

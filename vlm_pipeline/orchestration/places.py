@@ -1,26 +1,33 @@
 """A payload at the place that the task names: its log streams into the step, and a cancelled run ends it there.
 
-Existing clients do the work: Dagster's subprocess client, dagster-ray, dagster-k8s.
+Existing clients do the work: Dagster's subprocess client, dagster-ray, dagster-k8s, Slurm's own commands.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import time
+import uuid
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from vlm_pipeline.settings.compute import UNTESTED_PLACES, KubernetesPlace, PlaceSettings, RayPlace
+from vlm_pipeline.compute import slurm
+from vlm_pipeline.compute.launch import PlaceError
+from vlm_pipeline.settings.compute import (
+    UNTESTED_PLACES,
+    KubernetesPlace,
+    PlaceSettings,
+    RayPlace,
+    SlurmPlace,
+)
 
 _STOP_SECONDS = 60
-
-
-class PlaceError(Exception):
-    """A place that cannot be used; the message says which, why and what to do."""
 
 
 def run_at(
@@ -30,15 +37,19 @@ def run_at(
     environment: dict[str, str],
     name: str,
     folder: Path,
+    waited: Callable[[float], None],
 ) -> None:
     """Run the command and wait; raises what the place's client raises where it ended badly.
 
-    `name`: of this request, the same whenever it is asked; `folder`: what the payload must see, where it has it here.
+    `name`: of this request, the same whenever it is asked; `folder`: what the payload must see, where it has it here;
+    `waited` is told by a place with a queue how many seconds the payload has waited there.
     """
     if place.kind in UNTESTED_PLACES:
         context.log.warning(f"compute: {place.kind} is {UNTESTED_PLACES[place.kind]}")
     if isinstance(place, RayPlace):
         _on_ray(place, context, command, environment, name)
+    elif isinstance(place, SlurmPlace):
+        _on_slurm(place, context, command, environment, name, folder / "slurm" / name, waited)
     elif isinstance(place, KubernetesPlace):
         client = _needed("dagster_k8s", "kubernetes").PipesK8sClient()
         client.run(
@@ -102,6 +113,25 @@ def _clear_way(jobs: Any, name: str, context: dg.AssetExecutionContext) -> None:
             )
         time.sleep(0.5)
     jobs.delete_job(name)
+
+
+def _on_slurm(
+    place: SlurmPlace,
+    context: dg.AssetExecutionContext,
+    command: list[str],
+    environment: dict[str, str],
+    name: str,
+    folder: Path,
+    waited: Callable[[float], None],
+) -> None:
+    slurm.clear_way(name, context.log.info)
+    shutil.rmtree(folder, ignore_errors=True)  # of earlier attempts
+    attempt = folder / uuid.uuid4().hex[:8]
+    attempt.mkdir(parents=True)
+    messages = dg.PipesFileMessageReader(str(attempt / "messages"))
+    with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), messages) as session:
+        known = {**environment, **session.get_bootstrap_env_vars()}
+        slurm.run_job(place, name, attempt, command, known, context.log.info, waited)
 
 
 def pod_spec(place: KubernetesPlace, folder: Path) -> dict[str, Any]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import shlex
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from vlm_pipeline.compute.launch import device_lock_path, payload_command, payload_environment, write_request
+from vlm_pipeline.compute.launch import (
+    PlaceError,
+    device_lock_path,
+    payload_command,
+    payload_environment,
+    write_request,
+)
 from vlm_pipeline.compute.meter import TRAINING, metered
-from vlm_pipeline.orchestration.places import PlaceError, run_at
+from vlm_pipeline.orchestration.places import run_at
 from vlm_pipeline.regeneration.costs import accelerator_ledger
 from vlm_pipeline.regeneration.few_shot import with_shots
 from vlm_pipeline.settings.compute import LocalPlace, PlaceSettings, RemotePlace
@@ -79,7 +86,9 @@ class PayloadClient(dg.ConfigurableResource):
         meter = metered(accelerator_ledger(store), work) if needs_device else nullcontext({})
         try:
             with meter as counted:
-                run_at(place, context, command, payload_environment(place), name, store.root.absolute())
+                environment = payload_environment(place)
+                waited = partial(counted.__setitem__, "waited")
+                run_at(place, context, command, environment, name, store.root.absolute(), waited)
                 counted["seconds"] = read_json(result)["metadata"].get("accelerator_seconds", 0.0)
         except Exception as error:
             own_words = read_json(result, default={}).get("error")

@@ -58,8 +58,34 @@ class KubernetesPlace(RemotePlace):
     timeout_s: float = Field(86_400, gt=0)
 
 
+ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][\w./+-]*$")]
+Count = Annotated[int, Field(ge=0)]
+TypedCount = Annotated[str, Field(pattern=r"^[\w.-]+:[1-9]\d*$")]
+SbatchOption = Literal[
+    "begin", "comment", "constraint", "exclude", "exclusive", "licenses", "mem-per-cpu", "mem-per-gpu", "nice",
+    "nodelist", "prefer", "qos", "reservation", "wckey",
+]  # fmt: skip
+
+
+class SlurmPlace(RemotePlace):
+    """A batch job of a Slurm cluster, by its own command line: `sbatch`, `squeue` and `scancel` on this machine."""
+
+    kind: Literal["slurm"]
+    partition: str | None = None  # None, here and below: what the cluster gives who does not ask
+    account: str | None = None
+    cpus: int = Field(1, gt=0)
+    gpus: Count | TypedCount = 0  # of the node; of one type: 'a100:2'
+    memory: str | None = None  # of the node, as Slurm writes it: 64G
+    timeout_s: float | None = Field(None, gt=0)  # of the job while it runs, not while it waits
+    options: dict[
+        SbatchOption, str | int | Literal[True]
+    ] = {}  # further ones of sbatch, without their dashes
+    modules: list[ModuleName] = []  # loaded on the node before `python` starts
+    ask_every_s: float = Field(15, gt=0)  # how often the queue is asked about the job
+
+
 PlaceSettings = Annotated[
-    LocalPlace | AcceleratePlace | RayPlace | KubernetesPlace, Field(discriminator="kind")
+    LocalPlace | AcceleratePlace | RayPlace | KubernetesPlace | SlurmPlace, Field(discriminator="kind")
 ]
 UNTESTED_PLACES = {"kubernetes": "never run on a real cluster"}
 

@@ -14,7 +14,8 @@ transformers = pytest.importorskip("transformers")
 
 from vlm_pipeline.bundled import manual_qa  # noqa: E402
 from vlm_pipeline.bundled.base_model.model import Builder, answer_loss, collate, merge  # noqa: E402
-from vlm_pipeline.bundled.base_model.questions import Asker, random_page  # noqa: E402
+from vlm_pipeline.bundled.base_model.questions import Asker  # noqa: E402
+from vlm_pipeline.bundled.base_model.random_pages import random_page  # noqa: E402
 from vlm_pipeline.bundled.base_model.tokenizer import SPECIAL_TOKENS  # noqa: E402
 from vlm_pipeline.bundled.base_model.vision import pixel_batch  # noqa: E402
 from vlm_pipeline.bundled.make_data import page_facts  # noqa: E402

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vlm_pipeline.bundled import manual_qa, street_safety
-from vlm_pipeline.bundled.base_model.questions import random_page
+from vlm_pipeline.bundled.base_model.random_pages import random_page
 from vlm_pipeline.bundled.glyphs import PICTOGRAMS, STREET_OBJECTS, TILE
 from vlm_pipeline.bundled.pages import FEATURES, Entry, page_from_dict, place_entries, render, token_features
 

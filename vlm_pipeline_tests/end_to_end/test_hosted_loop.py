@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from vlm_pipeline_tests.end_to_end.loop import Loop, cut_down, small_task
-from vlm_pipeline_tests.servers.hosted_api import KEY, StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import KEY, StandIn
 from vlm_pipeline_tests.servers.judge import JudgeServer
 
 NAME = "manual_qa"

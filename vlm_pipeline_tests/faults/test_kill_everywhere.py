@@ -22,7 +22,8 @@ from vlm_pipeline_tests.faults import killed_loop
 from vlm_pipeline_tests.faults.killed_loop import NAME
 from vlm_pipeline_tests.faults.killer import Write
 from vlm_pipeline_tests.faults.processes import rubbish, wait_for
-from vlm_pipeline_tests.servers.hosted_api import StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import StandIn
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import make_adapter
 from vlm_pipeline_tests.formatting.tasks import SECTIONS, formatted, quiet, rows_of, write_rows, write_task
-from vlm_pipeline_tests.servers.hosted_api import KEY, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import KEY
 
 ROWS = ("raw_examples", "formatted_examples", "quarantine", "openai_jsonl", "training_set", "adapter")
 DATED = {"template_args": {"date_string": "1 May 2025"}}

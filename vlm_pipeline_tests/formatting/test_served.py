@@ -18,7 +18,8 @@ from vlm_pipeline.inference.prediction import answered, write_predictions
 from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import Task
 from vlm_pipeline_tests.formatting.tasks import SECTIONS, formatted, write_task
-from vlm_pipeline_tests.servers.hosted_api import KEY, StandIn, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import KEY, StandIn
 
 
 class Tokenizes:

@@ -14,7 +14,8 @@ from vlm_pipeline.inference.predictors import fine_tune_info
 from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import load_task
 from vlm_pipeline_tests.inference.test_openai_finetune import write_rows
-from vlm_pipeline_tests.servers.hosted_api import StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import StandIn
 
 TASK = """\
 sections: [a]

@@ -31,13 +31,9 @@ from vlm_pipeline.settings.predictors import (
     OpenAIFineTunedPredictor,
     OpenAIPredictor,
 )
-from vlm_pipeline_tests.servers.hosted_api import (
-    Question,
-    StandIn,
-    default_answer,
-    environment,
-    serving,
-)
+from vlm_pipeline_tests.servers.hosted_api.conversation import Question
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import StandIn, default_answer
 
 GENERATION = GenerationSettings(max_new_tokens=20)
 PRICE = {"input": 1.0, "output": 2.0}

@@ -18,7 +18,8 @@ from vlm_pipeline.inference.prediction import read_predictions
 from vlm_pipeline_tests.faults import killer
 from vlm_pipeline_tests.faults.killer import Write
 from vlm_pipeline_tests.inference.test_hosted import asks, collect, expected, predictor_for
-from vlm_pipeline_tests.servers.hosted_api import FAULTS, Faults, StandIn, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import FAULTS, Faults, StandIn
 
 MOMENTS = {
     "an answer is cut on its way to the disk": Write("/cache/rows/", "fsync", call=6, torn=30),

@@ -17,7 +17,7 @@ from vlm_pipeline.inference.patience import judge_error
 from vlm_pipeline.inference.prices import PriceError, price_of
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline_tests.inference.test_hosted import PRICE, ask, asks, collect, predictor_for, settings_for
-from vlm_pipeline_tests.servers.hosted_api import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
 
 
 def test_retry_after_is_obeyed():

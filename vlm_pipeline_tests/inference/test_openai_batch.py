@@ -14,7 +14,8 @@ from vlm_pipeline.inference.prediction import read_predictions
 from vlm_pipeline.settings.predictors import OpenAIPredictor
 from vlm_pipeline.store import read_json, write_json
 from vlm_pipeline_tests.inference.test_hosted import GENERATION, PRICE, ask, asks, collect, expected
-from vlm_pipeline_tests.servers.hosted_api import Faults, StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import Faults, StandIn
 
 
 def batch_predictor(url: str, folder: Path, wait_s: float = 60.0, budget: Budget | None = None) -> Any:

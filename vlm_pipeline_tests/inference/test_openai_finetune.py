@@ -22,7 +22,8 @@ from vlm_pipeline.inference.predictors import availability
 from vlm_pipeline.settings.predictors import GenerationSettings, OpenAIFineTunedPredictor
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.inference.test_hosted import ask, collect
-from vlm_pipeline_tests.servers.hosted_api import Faults, StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import Faults, StandIn
 
 SETTINGS = OpenAIFineTunedPredictor(
     name="tuned", kind="openai_finetuned", model="stand-in-small", n_epochs=2, price={"input": 1, "output": 1, "training": 10}

@@ -21,7 +21,8 @@ from vlm_pipeline.store import read_json
 from vlm_pipeline.task import Task
 from vlm_pipeline_tests.inference.test_openai_finetune import write_rows
 from vlm_pipeline_tests.promotion.world import Answers, World, quiet
-from vlm_pipeline_tests.servers.hosted_api import StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import StandIn
 
 PREDICTORS = """\
   - {name: small, kind: openai, model: gpt-4o-mini}

@@ -14,7 +14,8 @@ from vlm_pipeline.orchestration.resources import PayloadClient
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.orchestration.loop_world import GraphWorld, failures
 from vlm_pipeline_tests.promotion.world import Answers, World
-from vlm_pipeline_tests.servers.hosted_api import StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import StandIn
 
 KEY = "sk-of-this-test-0123456789"
 PREDICTORS = """\

@@ -16,7 +16,8 @@ from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.store import TaskStore, read_json
 from vlm_pipeline.task import Task, load_task
 from vlm_pipeline_tests.orchestration.loop_world import start_and_kill
-from vlm_pipeline_tests.servers.hosted_api import StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import StandIn
 
 TASK = """\
 sections: [a]

@@ -42,7 +42,9 @@ from vlm_pipeline_tests.regeneration.world import (
     say_weak,
     spoil,
 )
-from vlm_pipeline_tests.servers.hosted_api import KEY, Question, StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.conversation import Question
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import KEY, StandIn
 
 PAGES = {"train": 3, "val": 1, "test": 1}
 

@@ -20,7 +20,8 @@ import yaml
 from vlm_pipeline.store import write_text
 from vlm_pipeline.task import TASK_FILE, TASKS_VARIABLE, Task, find_task
 from vlm_pipeline.task_yaml import TaskFileError
-from vlm_pipeline_tests.servers.hosted_api import Faults, StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import Faults, StandIn
 
 HOSTED = [
     {"name": "gpt", "kind": "openai", "model": "gpt-4o-mini"},

@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from vlm_pipeline.bundled.base_model.questions import STRANGE, Pair, shape_name, stranger
+from vlm_pipeline.bundled.base_model.naming import shape_name, stranger
+from vlm_pipeline.bundled.base_model.page_view import STRANGE, Pair
 from vlm_pipeline.bundled.pages import Entry, Page
 
 MOST = 10  # lookups in one drill

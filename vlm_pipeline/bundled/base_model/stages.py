@@ -31,7 +31,9 @@ from vlm_pipeline.bundled.base_model.model import (
     collate,
     merge,
 )
-from vlm_pipeline.bundled.base_model.questions import STRANGE, Asker, random_page
+from vlm_pipeline.bundled.base_model.page_view import STRANGE
+from vlm_pipeline.bundled.base_model.questions import Asker
+from vlm_pipeline.bundled.base_model.random_pages import random_page
 from vlm_pipeline.bundled.base_model.text_tasks import echo_task, text_exercise
 from vlm_pipeline.bundled.base_model.vision import DenseHeads, pixel_batch
 from vlm_pipeline.bundled.pages import Page, render, token_features

@@ -9,7 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 from vlm_pipeline.bundled.base_model import words
-from vlm_pipeline.bundled.base_model.questions import SYNONYMS, page_and_questions
+from vlm_pipeline.bundled.base_model.naming import SYNONYMS
+from vlm_pipeline.bundled.base_model.random_pages import page_and_questions
 from vlm_pipeline.bundled.base_model.text_tasks import text_exercise
 from vlm_pipeline.bundled.glyphs import COLOURS, SHAPES, TILE, UNITS
 

@@ -9,7 +9,7 @@ from vlm_pipeline.regeneration.rounds import history
 from vlm_pipeline.store import read_json
 from vlm_pipeline_tests.end_to_end.daemon_hour.hour import Event, Hour
 from vlm_pipeline_tests.end_to_end.daemon_hour.world import ANSWERS, GROUPS, NAME, rows_of
-from vlm_pipeline_tests.servers.hosted_api import Faults
+from vlm_pipeline_tests.servers.hosted_api.stand_in import Faults
 
 SENSORS = ("raw_files", "automation", "candidates", "improve", "gpt_tuned_fine_tune")
 DAY_S = 86_400.0

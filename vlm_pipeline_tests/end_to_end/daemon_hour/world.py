@@ -22,7 +22,9 @@ from vlm_pipeline.task import Task, load_task
 from vlm_pipeline_tests.candidates import foreign
 from vlm_pipeline_tests.end_to_end.loop import Loop
 from vlm_pipeline_tests.promotion.world import BASE, MODULE
-from vlm_pipeline_tests.servers.hosted_api import Question, StandIn, environment, serving
+from vlm_pipeline_tests.servers.hosted_api.conversation import Question
+from vlm_pipeline_tests.servers.hosted_api.serving import environment, serving
+from vlm_pipeline_tests.servers.hosted_api.stand_in import StandIn
 from vlm_pipeline_tests.servers.hub import TOKEN, Hub, Repository, running_hub
 
 NAME = "engine"

@@ -1,4 +1,7 @@
-"""Training as a job of a real local Ray cluster: the adapter of a local process, lost workers, orphans of killed runs."""
+"""Training as a job of a real local cluster: the adapter of a local process, lost workers, orphans of killed runs.
+
+The same for Ray, for Slurm where it is installed, and for the stand-in of Slurm's commands.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -19,13 +23,14 @@ import torch
 from safetensors.torch import load_file
 
 import vlm_pipeline
-from vlm_pipeline.settings.compute import LocalPlace, RayPlace
+from vlm_pipeline.settings.compute import LocalPlace, RayPlace, SlurmPlace
 from vlm_pipeline_tests.orchestration.test_places import run_step
+from vlm_pipeline_tests.servers.slurm.cluster import Slurm, StandIn, installed
 from vlm_pipeline_tests.training import tiny
 from vlm_pipeline_tests.training.runs import make_request
 
-pytest.importorskip("dagster_ray")
 pytestmark = pytest.mark.slow
+PROJECT = str(Path(vlm_pipeline.__file__).parents[1])
 
 
 def _free_port() -> int:
@@ -34,15 +39,36 @@ def _free_port() -> int:
         return one.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayPlace]:
+@pytest.fixture(scope="module", params=["ray", "slurm", "slurm stand-in"])
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RayPlace | SlurmPlace]:
+    if request.param == "ray":
+        pytest.importorskip("dagster_ray")
+        with ray_head() as place:
+            yield place
+        return
+    if request.param == "slurm" and not installed():
+        pytest.skip(
+            "a real Slurm is not installed (apt-get install munge slurmctld slurmd slurm-client, as root)"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        slurm = Slurm() if request.param == "slurm" else StandIn(tmp_path_factory.mktemp("slurm"))
+        for name, value in {**slurm.environment, "PYTHONPATH": PROJECT, "OMP_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)
+        yield SlurmPlace(kind="slurm", python=sys.executable, ask_every_s=0.5, retry_delay_s=0.1)
+        slurm.close()
+
+
+@contextmanager
+def ray_head() -> Iterator[RayPlace]:
     """A head with its dashboard on loopback, in processes of its own."""
     ray = str(Path(sys.executable).with_name("ray"))
     port, dashboard = _free_port(), _free_port()
     folder = Path("/tmp") / f"ray-{os.getpid()}"  # sockets below it: the path must be short
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(vlm_pipeline.__file__).parents[1]),
+        "PYTHONPATH": PROJECT,
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
     }
@@ -81,7 +107,7 @@ def weights(request: dict) -> dict[str, torch.Tensor]:
 
 
 def payload_process(request: dict) -> psutil.Process | None:
-    """The training process of a request; Ray's shell around it has the same words in its command line."""
+    """The training process of a request; the shell around it has the same words in its command line."""
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
         if (
@@ -101,7 +127,7 @@ def after_checkpoint(request: dict, done: threading.Event, seconds: float = 240)
     raise AssertionError("no checkpoint of a running training was seen")
 
 
-def test_a_ray_job_makes_the_adapter_of_a_local_process(tmp_path, cluster, request_of):
+def test_a_job_makes_the_adapter_of_a_local_process(tmp_path, cluster, request_of):
     local, remote = request_of("local", max_steps=20), request_of("remote", max_steps=20)
     assert run_step(tmp_path / "a", LocalPlace(), local)[0].success
     result, reason, _ = run_step(tmp_path / "b", cluster, remote)
@@ -151,6 +177,8 @@ def test_a_job_that_a_killed_run_left_behind_is_stopped_before_the_next_begins(t
     orphan = after_checkpoint(request, threading.Event())
     threading.Thread(target=run_step, args=(tmp_path, once, request), daemon=True).start()
     orphan.wait(timeout=120)  # raises where it goes on
+    if isinstance(cluster, SlurmPlace):
+        return  # what still runs ends with the cluster
     from ray.job_submission import JobSubmissionClient
 
     jobs = JobSubmissionClient(cluster.address)
