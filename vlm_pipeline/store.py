@@ -22,7 +22,11 @@ from typing import Any
 
 DEFAULT_STORE = ".vlm_pipeline/store"
 WORKING_COPIES = Path(".vlm_pipeline", "working_copies")
-STORE_PROTOCOLS = {"s3": "s3", "gs": "gcs", "memory": "memory"}  # scheme to extra; memory: of this process, for tests
+STORE_PROTOCOLS = {
+    "s3": "s3",
+    "gs": "gcs",
+    "memory": "memory",
+}  # scheme to extra; memory: of this process, for tests
 _SWEPT: set[tuple[int, Path]] = set()
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]{0,99}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ class Bucket:
 
     def __init__(self, url: str, say: Say, patience_s: float | None = None) -> None:
         self.url, self.say, self.patience_s = url, say, patience_s
-        self._files = _file_system(url)
+        self._files = file_system(url, os.getpid())
         self._root = self._files._strip_protocol(url)
 
     def names(self, folder: str, *, below: bool = False) -> list[str]:
@@ -163,7 +163,9 @@ class Bucket:
         return patiently(self.url, what, action, self.say, self.patience_s)
 
 
-def _file_system(url: str) -> Any:
+@cache
+def file_system(url: str, process: int) -> Any:
+    """One client for each process: making one takes longer than most requests, and none survives a fork."""
     import fsspec
 
     scheme = url.partition("://")[0]

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from filelock import FileLock
@@ -50,6 +50,8 @@ class SharedFolder:
     """A task's folder and its truth at the URL. One process of this machine at a time moves its files."""
 
     def __init__(self, store: TaskStore, bucket: Bucket) -> None:
+        if not travels(store.task_name) or PurePosixPath(store.task_name).name != store.task_name:
+            raise StoreError(f"{store.task_name!r} is no name of a task")
         self.store, self.bucket = store, bucket
 
     def pull(self) -> Changes:
@@ -87,7 +89,9 @@ class SharedFolder:
         with self._locked():
             index = self._index()
             for _ in range(_ATTEMPTS):
-                mine = changes(index.files, self._scan(index.files), lambda path: travels(path) and concerns(path))
+                mine = changes(
+                    index.files, self._scan(index.files), lambda path: travels(path) and concerns(path)
+                )
                 if not mine:
                     return mine
                 with suppress(ChangedMeanwhile):  # then look again
@@ -113,7 +117,9 @@ class SharedFolder:
             if merged == theirs.files or self._put(made):
                 break
         else:
-            raise StoreConflict(f"{self.bucket.url}: others publish {self.store.task_name} all the time; run again")
+            raise StoreConflict(
+                f"{self.bucket.url}: others publish {self.store.task_name} all the time; run again"
+            )
         complete = theirs.number == index.number  # else theirs are still to be pulled
         number = (theirs if merged == theirs.files else made).number
         known = {path: one for path, one in index.files.items() if path not in mine.remove} | mine.write

@@ -44,7 +44,9 @@ class SharedRows:
                 namespace = segment.parent.name
                 before, after = RowCache(self.cache, namespace).take_in(lines)
                 offsets = index["published"]
-                if namespace not in offsets or offsets[namespace] == before:  # else ours before them are to go up yet
+                if (
+                    namespace not in offsets or offsets[namespace] == before
+                ):  # else ours before them are to go up yet
                     offsets[namespace] = after
                 index["seen"].append(path)
                 taken += 1

@@ -12,14 +12,21 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from vlm_pipeline.sharing.trouble import Say, StoreError
 from vlm_pipeline.store import TaskStore, store_root, store_url
 
+if TYPE_CHECKING:
+    from vlm_pipeline.sharing.folder import SharedFolder
+    from vlm_pipeline.sharing.rows import SharedRows
+
 EVERY_S = 300.0  # a payload's checkpoints and answers are published this often while it runs
-TRAVELLING_VARIABLE = "VLM_PIPELINE_SHARED_FOLDER"  # tells a payload away from here which folder to fetch first
+TRAVELLING_VARIABLE = (
+    "VLM_PIPELINE_SHARED_FOLDER"  # tells a payload away from here which folder to fetch first
+)
 _CHECKED: set[tuple[int, str]] = set()
-_log = logging.getLogger("vlm_pipeline").info
+LOG: Say = logging.getLogger("vlm_pipeline").info
 
 
 def is_shared(store: TaskStore) -> bool:
@@ -28,7 +35,7 @@ def is_shared(store: TaskStore) -> bool:
 
 
 @contextmanager
-def shared(store: TaskStore, say: Say = _log) -> Iterator[TaskStore]:
+def shared(store: TaskStore, say: Say = LOG) -> Iterator[TaskStore]:
     """The store as it lies at its URL; what the block changes is published when it ends. Raises StoreError."""
     if not is_shared(store):
         yield store
@@ -48,7 +55,7 @@ def shared(store: TaskStore, say: Say = _log) -> Iterator[TaskStore]:
     publish(store, say)
 
 
-def pull(store: TaskStore, say: Say = _log, patience_s: float | None = None) -> None:
+def pull(store: TaskStore, say: Say = LOG, patience_s: float | None = None) -> None:
     """Bring this machine's copy up to what lies at the URL. Raises StoreError."""
     if is_shared(store):
         folder, rows = _parts(store, say, patience_s)
@@ -56,7 +63,7 @@ def pull(store: TaskStore, say: Say = _log, patience_s: float | None = None) -> 
         rows.pull()
 
 
-def publish(store: TaskStore, say: Say = _log, patience_s: float | None = None) -> None:
+def publish(store: TaskStore, say: Say = LOG, patience_s: float | None = None) -> None:
     """Bring what this machine has made to the URL. Raises StoreError."""
     if is_shared(store):
         folder, rows = _parts(store, say, patience_s)
@@ -65,7 +72,7 @@ def publish(store: TaskStore, say: Say = _log, patience_s: float | None = None) 
 
 
 @contextmanager
-def kept_safe(store: TaskStore, say: Say = _log, every_s: float = EVERY_S) -> Iterator[None]:
+def kept_safe(store: TaskStore, say: Say = LOG, every_s: float = EVERY_S) -> Iterator[None]:
     """While the block runs, publish checkpoints and answers every so often: a machine that is lost loses little."""
     if not is_shared(store):
         yield
@@ -113,7 +120,7 @@ def travelling(say: Say) -> Iterator[None]:
         yield
 
 
-def _parts(store: TaskStore, say: Say, patience_s: float | None):  # noqa: ANN202
+def _parts(store: TaskStore, say: Say, patience_s: float | None) -> tuple[SharedFolder, SharedRows]:
     from vlm_pipeline.sharing.bucket import Bucket
     from vlm_pipeline.sharing.folder import SharedFolder
     from vlm_pipeline.sharing.rows import SharedRows

@@ -76,7 +76,9 @@ def read_state(number: int, data: bytes) -> State:
     try:
         told = json.loads(data)
         if told["format"] != FORMAT or told["version"] != VERSION:
-            raise StateError(f"state {number} is {told['format']!r}, version {told['version']}; this is {VERSION}")
+            raise StateError(
+                f"state {number} is {told['format']!r}, version {told['version']}; this is {VERSION}"
+            )
         return State(number, read_files(told["files"]), told["token"], told["writer"])
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StateError(f"state {number} cannot be read: {type(error).__name__}: {error}") from error

@@ -52,10 +52,22 @@ _MISSING = {
 }
 _RENEWED = {"TokenRetrievalError", "UnauthorizedSSOTokenError", "SSOTokenLoadError", "RefreshError"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"}
-_WRONG = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "AuthorizationHeaderMalformed"}
+_WRONG = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidClientTokenId",
+    "AuthorizationHeaderMalformed",
+}
 _FULL = {"StorageFull", "XMinioStorageFull", "InsufficientStorage", "507"}
 _FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "401", "RequestTimeTooSkewed"}
-_LATER = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted", "Throttling"}
+_LATER = {
+    "SlowDown",
+    "ServiceUnavailable",
+    "InternalError",
+    "RequestTimeout",
+    "OperationAborted",
+    "Throttling",
+}
 _LOST = {"BotoCoreError", "ClientError", "HttpError", "FSTimeoutError", "IncompleteRead", "TransportError"}
 
 
@@ -92,16 +104,20 @@ def verdict(error: BaseException) -> Verdict | None:
     return None
 
 
-def patiently(
-    url: str, what: str, action: Callable[[], _T], say: Say, patience_s: float | None = None
-) -> _T:
+def patiently(url: str, what: str, action: Callable[[], _T], say: Say, patience_s: float | None = None) -> _T:
     """Do it, again and again while the failure may pass, with growing pauses; FileNotFoundError and FileExistsError
     are answers, and are handed on.
 
     Raises StoreUnreachable after `patience_s`, StoreRefused at once. Both come without the client's exception, which
     may hold a key.
     """
-    from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+    from tenacity import (
+        RetryError,
+        Retrying,
+        retry_if_exception_type,
+        stop_after_delay,
+        wait_random_exponential,
+    )
 
     limit = PATIENCE_S if patience_s is None else patience_s
 
