@@ -130,15 +130,17 @@ class RowCache:
 
     def take_in(self, lines: bytes) -> tuple[int, int]:
         """Append another cache's lines, but for keys that are known and lines that are damaged; returns the offsets
-        before and after them."""
+        before (0: there was none) and after them."""
         with self._locked() as handle:
             self.refresh()
-            before = handle.seek(0, os.SEEK_END)
+            end = handle.seek(0, os.SEEK_END)
+            handle.seek(0)
+            before = end if end > len(handle.readline()) else 0
             whole = [line for line in lines.splitlines(keepends=True) if line.endswith(b"\n")]
             new = b"".join(line for line in whole if (key := _key_of(line)) and key not in self._index)
             _write_all(handle, new)
             os.fsync(handle.fileno())
-            return before, before + len(new)
+            return before, end + len(new)
 
     def refresh(self) -> None:
         """Index what was appended since the last look; a line without its newline is still being written."""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from vlm_pipeline.sharing.states import Entry
 from vlm_pipeline.sharing.trouble import Say, StoreError, StoreRefused, chain_of, codes_of, patiently
@@ -25,6 +25,10 @@ _T = TypeVar("_T")
 
 class ChangedMeanwhile(Exception):
     """A file is no longer what it was when the publication was planned."""
+
+
+class Gone(Exception):
+    """An object that a state names is not there."""
 
 
 class Bucket:
@@ -98,55 +102,57 @@ class Bucket:
 
         Raises ChangedMeanwhile where they do not. An upload that fails or is killed leaves no object.
         """
-        self._do(f"uploading {source.name}", lambda: self._upload(source, self._at(path), entry))
+        with source.open(
+            "rb"
+        ) as given:  # what goes wrong with this machine's disk is none of the service's doing
+            self._do(f"uploading {source.name}", lambda: self._upload(given, self._at(path), entry))
 
-    def _upload(self, source: Path, target: str, entry: Entry) -> None:
-        block = max(BLOCK, entry.size // _MOST_PARTS)
-        with source.open("rb") as given:
-            if entry.size < BLOCK:
-                data = given.read(entry.size)
-                _same(entry, hashlib.sha256(data).hexdigest(), source)
-                self._files.pipe_file(target, data)
-                return
-            digest, left = hashlib.sha256(), entry.size
-            taken = self._files.open(target, "wb", block_size=block)
-            try:
-                while left and (data := given.read(min(block, left))):
-                    digest.update(data)
-                    left -= len(data)
-                    taken.write(data)
-                _same(entry, digest.hexdigest(), source)
-            except BaseException:
-                _give_up(taken)
-                raise
+    def _upload(self, given: BinaryIO, target: str, entry: Entry) -> None:
+        given.seek(0)
+        if entry.size < BLOCK:
+            data = given.read(entry.size)
+            _same(entry, hashlib.sha256(data).hexdigest(), given.name)
+            self._files.pipe_file(target, data)
+            return
+        block, digest, left = max(BLOCK, entry.size // _MOST_PARTS), hashlib.sha256(), entry.size
+        taken = self._files.open(target, "wb", block_size=block)
+        try:
+            while left and (data := given.read(min(block, left))):
+                digest.update(data)
+                left -= len(data)
+                taken.write(data)
+            _same(entry, digest.hexdigest(), given.name)
             taken.close()
+        except BaseException:
+            _give_up(taken)
+            raise
 
     def download(self, path: str, target: Path, entry: Entry) -> None:
-        """Stream an object into a file, whole or not at all, with the time it was written.
+        """Stream an object into a file, whole or not at all, with the time it was written; a part that fails is asked
+        for again, not the whole.
 
-        Raises FileNotFoundError where it is gone, StoreError where its content is not what its name says.
+        Raises Gone where the object is not there, StoreError where its content is not what its name says.
         """
-        self._do(f"fetching {target.name}", lambda: self._download(self._at(path), target, entry))
-
-    def _download(self, source: str, target: Path, entry: Entry) -> None:
         digest = hashlib.sha256()
         with atomic_path(target) as temporary:
             with temporary.open("wb") as taken:
-                if entry.size < BLOCK:
-                    data = self._files.cat_file(source)
+                for start in range(0, entry.size, BLOCK):
+                    data = self._part(path, target.name, start, min(start + BLOCK, entry.size))
                     digest.update(data)
                     taken.write(data)
-                else:
-                    with self._files.open(source, "rb", block_size=BLOCK, cache_type="none") as given:
-                        while data := given.read(BLOCK):
-                            digest.update(data)
-                            taken.write(data)
             if digest.hexdigest() != entry.sha256:
                 raise StoreError(
-                    f"{self.url}: {source} is damaged: its content is not what its name says. To do: remove that "
+                    f"{self.url}: {path} is damaged: its content is not what its name says. To do: remove that "
                     "object, and publish again from a machine that has the file"
                 )
             os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _part(self, path: str, name: str, start: int, end: int) -> bytes:
+        source = self._at(path)
+        try:
+            return self._do(f"fetching {name}", lambda: self._files.cat_file(source, start=start, end=end))
+        except FileNotFoundError:
+            raise Gone(path) from None
 
     def remove(self, paths: list[str]) -> None:
         if paths:
@@ -181,7 +187,7 @@ def file_system(url: str, process: int) -> Any:
         ) from error
 
 
-def _same(entry: Entry, sha256: str, source: Path) -> None:
+def _same(entry: Entry, sha256: str, source: str) -> None:
     if sha256 != entry.sha256:
         raise ChangedMeanwhile(source)
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-from vlm_pipeline.sharing.bucket import BLOCK, Bucket, ChangedMeanwhile
+from vlm_pipeline.sharing.bucket import BLOCK, Bucket, ChangedMeanwhile, Gone
 from vlm_pipeline.sharing.states import (
     Changes,
     Entry,
@@ -69,7 +69,7 @@ class SharedFolder:
                 try:
                     self._take(found)
                     break
-                except FileNotFoundError:  # tidied away: there is a newer state
+                except Gone:  # tidied away: there is a newer state
                     if attempt == _ATTEMPTS - 1 or self._latest().number == theirs.number:
                         raise StoreError(
                             f"{self.bucket.url}: content that state {theirs.number} of {self.store.task_name} names is "

@@ -44,9 +44,7 @@ class SharedRows:
                 namespace = segment.parent.name
                 before, after = RowCache(self.cache, namespace).take_in(lines)
                 offsets = index["published"]
-                if (
-                    namespace not in offsets or offsets[namespace] == before
-                ):  # else ours before them are to go up yet
+                if offsets.get(namespace, 0) == before:  # else ours before them are to go up yet
                     offsets[namespace] = after
                 index["seen"].append(path)
                 taken += 1

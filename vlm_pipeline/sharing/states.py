@@ -80,7 +80,9 @@ def read_state(number: int, data: bytes) -> State:
                 f"state {number} is {told['format']!r}, version {told['version']}; this is {VERSION}"
             )
         return State(number, read_files(told["files"]), told["token"], told["writer"])
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except StateError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StateError(f"state {number} cannot be read: {type(error).__name__}: {error}") from error
 
 

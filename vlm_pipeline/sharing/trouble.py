@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 Say = Callable[[str], None]
 
 
-class StoreError(OSError):
+class StoreError(RuntimeError):
     """The store's URL cannot be read or written; the message names it and the remedy, and holds no key."""
 
 
