@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -39,13 +39,12 @@ class Bucket:
         self._files = file_system(url, os.getpid())
         self._root = self._files._strip_protocol(url)
 
-    def names(self, folder: str, *, below: bool = False) -> list[str]:
-        """Paths of the objects in a folder, or `below` it however deep; none where there is no such folder."""
+    def names(self, folder: str) -> list[str]:
+        """Paths of the objects in a folder; none where there is no such folder."""
 
         def ask() -> list[str]:
-            listed = self._files.find if below else partial(self._files.ls, detail=False)
             try:
-                found = listed(self._at(folder))
+                found = self._files.ls(self._at(folder), detail=False)
             except FileNotFoundError as error:
                 if any("NoSuchBucket" in set(codes_of(one)) for one in chain_of(error)):
                     raise

@@ -62,15 +62,16 @@ class SharedFolder:
         with self._locked():
             index = self._index()
             for attempt in range(_ATTEMPTS):
-                theirs = self._latest()
-                if theirs.number == index.number:
+                number = self._newest()
+                if number == index.number:
                     return Changes()
+                theirs = self._read(number)
                 found = incoming(index.files, self._scan(index.files), theirs.files)
                 try:
                     self._take(found)
                     break
                 except Gone:  # tidied away: there is a newer state
-                    if attempt == _ATTEMPTS - 1 or self._latest().number == theirs.number:
+                    if attempt == _ATTEMPTS - 1 or self._newest() == number:
                         raise StoreError(
                             f"{self.bucket.url}: content that state {theirs.number} of {self.store.task_name} names is "
                             "not there. To do: publish again from a machine that has it, or remove that state"
@@ -103,7 +104,7 @@ class SharedFolder:
         token = uuid.uuid4().hex
         uploaded: set[str] = set()
         for _ in range(_ATTEMPTS):
-            theirs = self._latest()
+            theirs = self._read(self._newest())
             merged, clashes = outgoing(mine, index.files, theirs.files)
             if clashes:
                 raise StoreConflict(
@@ -160,14 +161,15 @@ class SharedFolder:
         for says_whole in (False, True):
             _all(fetch, [one for one in found.write.items() if says_whole == completes(one[0])])
 
-    def _latest(self) -> State:
-        number = max(map(number_of, self.bucket.names(self._path("states"))), default=0)
-        return self._read(number) if number else State()
+    def _newest(self) -> int:
+        return max(map(number_of, self.bucket.names(self._path("states"))), default=0)
 
     def _read(self, number: int) -> State:
+        if not number:
+            return State()
         try:
             return read_state(number, self.bucket.read(self._path("states", state_name(number))))
-        except StateError as error:
+        except (StateError, FileNotFoundError) as error:
             raise StoreError(f"{self.bucket.url}: {self.store.task_name}: {error}") from error
 
     def _scan(self, base: Files) -> dict[str, Entry]:

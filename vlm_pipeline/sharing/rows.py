@@ -7,9 +7,11 @@ segment of lines under its own hash, and every segment that is new there is appe
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -19,6 +21,7 @@ from vlm_pipeline.sharing.trouble import StoreError
 from vlm_pipeline.store import read_json, write_json
 
 FOLDER = "cache/rows"
+_SEGMENT = re.compile(rf"{FOLDER}/(?P<namespace>[^/]+)\.(?P<sha256>[0-9a-f]{{64}})\.jsonl")
 SEGMENT = 16 * 2**20  # bytes, about
 
 
@@ -34,14 +37,14 @@ class SharedRows:
         with self._locked():
             index, taken = self._index(), 0
             seen = set(index["seen"])
-            for path in self.bucket.names(FOLDER, below=True):
-                segment = PurePosixPath(path)
-                if path in seen or segment.suffix != ".jsonl":
+            for path in self.bucket.names(FOLDER):
+                named = _SEGMENT.fullmatch(path)
+                if path in seen or not named:
                     continue
                 lines = self.bucket.read(path)
-                if hashlib.sha256(lines).hexdigest() != segment.stem:
+                if hashlib.sha256(lines).hexdigest() != named["sha256"]:
                     raise StoreError(f"{self.bucket.url}: {path} is damaged. To do: remove that object")
-                namespace = segment.parent.name
+                namespace = named["namespace"]
                 before, after = RowCache(self.cache, namespace).take_in(lines)
                 offsets = index["published"]
                 if offsets.get(namespace, 0) == before:  # else ours before them are to go up yet
@@ -58,7 +61,7 @@ class SharedRows:
             for file in sorted((self.cache / "rows").glob("*.jsonl")):
                 lines, end = RowCache(self.cache, file.stem).lines_after(index["published"].get(file.stem, 0))
                 for part in segments(lines):
-                    path = f"{FOLDER}/{file.stem}/{hashlib.sha256(part).hexdigest()}.jsonl"
+                    path = f"{FOLDER}/{file.stem}.{hashlib.sha256(part).hexdigest()}.jsonl"
                     self.bucket.write(path, part)
                     index["seen"].append(path)
                     sent += 1
@@ -67,7 +70,7 @@ class SharedRows:
                     write_json(self._index_path, index)
         return sent
 
-    def _index(self) -> dict:
+    def _index(self) -> dict[str, Any]:
         """What of both sides is known to the other one; of a cache file that was moved away nothing is."""
         index = read_json(self._index_path, default={"url": self.bucket.url, "seen": [], "published": {}})
         if index["url"] != self.bucket.url:
@@ -79,7 +82,7 @@ class SharedRows:
             file = self.cache / "rows" / f"{namespace}.jsonl"
             if not file.exists() or file.stat().st_size < offset:
                 del index["published"][namespace]
-                index["seen"] = [one for one in index["seen"] if PurePosixPath(one).parent.name != namespace]
+                index["seen"] = [one for one in index["seen"] if not one.startswith(f"{FOLDER}/{namespace}.")]
         return index
 
     @contextmanager

@@ -2,7 +2,7 @@
 
     <url>/<task>/objects/<sha256>       content, never changed once it is there
     <url>/<task>/states/<number>.json   the files of the task by then: path -> [sha256, size, mtime_ns]
-    <url>/cache/rows/<namespace>/<sha256>.jsonl   lines of the row cache, never changed either
+    <url>/cache/rows/<namespace>.<sha256>.jsonl   lines of the row cache, never changed either
 
 The highest number is what lies there now. A state is made by one request that the service refuses where the number is
 taken (If-None-Match on S3, generation 0 on Google): readers see the former state or the next one, and of two writers

@@ -68,7 +68,9 @@ def test_a_misspelt_name_is_one_sentence_and_leaves_nothing_behind(
     assert not (tmp_path / "store").exists()
 
 
-def test_a_url_that_can_be_no_store_is_refused_and_makes_no_folder_of_that_name(tmp_path, monkeypatch, capsys):
+def test_a_url_that_can_be_no_store_is_refused_and_makes_no_folder_of_that_name(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("VLM_PIPELINE_TASKS", str(PROJECT / "data"))
     monkeypatch.setenv("VLM_PIPELINE_STORE", "ftp://bucket/store")
     monkeypatch.chdir(tmp_path)
