@@ -18,6 +18,7 @@ from vlm_pipeline.preferences import commands as preferences
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
 from vlm_pipeline.reporting import commands as reporting
+from vlm_pipeline.sharing import commands as sharing
 from vlm_pipeline.sharing.share import shared
 from vlm_pipeline.sharing.trouble import StoreError
 from vlm_pipeline.sizing import commands as sizing
@@ -30,7 +31,15 @@ JOBS = {
     "train": ("train", "rows to adapter; nothing is evaluated"),
     "eval": ("evaluate", "predict, measure and compare with the adapter there is"),
 }
-PARTS = (inference, preferences, promotion, regeneration, reporting, sizing)  # each with commands of its own
+PARTS = (
+    inference,
+    preferences,
+    promotion,
+    regeneration,
+    reporting,
+    sharing,
+    sizing,
+)  # each with commands of its own
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from vlm_pipeline import __main__ as command
 from vlm_pipeline.inference.cache import RowCache
 from vlm_pipeline.redaction import redact
 from vlm_pipeline.sharing import share
 from vlm_pipeline.sharing.rows import segments
 from vlm_pipeline.sharing.share import is_shared, kept_safe, shared
+from vlm_pipeline.sharing.tidy import Tidied, tidy
 from vlm_pipeline.sharing.trouble import StoreConflict, StoreError
 from vlm_pipeline.store import TaskStore, store_root, store_url
 from vlm_pipeline_tests.sharing.conftest import Machine
@@ -325,3 +327,38 @@ def test_nothing_of_the_environment_stands_in_what_is_published(
     published = [one.bucket.read(path) for folder in folders for path in one.bucket.names(folder)]
     kept = json.dumps([data.decode() for data in published]) + caplog.text
     assert "very-secret-key" not in kept
+
+
+# What need not be kept
+
+
+def test_tidying_removes_old_states_and_unnamed_content_and_nothing_else(
+    in_memory: tuple[Machine, Machine],
+) -> None:
+    one, two = in_memory
+    for text in ("first", "second", "third"):
+        one.write("checkpoint", text)
+        one.write(f"kept {text}", text)
+        one.folder.publish()
+    one.bucket.write("pages/objects/" + "0" * 64, b"of an upload that was killed")
+    assert tidy(one.bucket, "pages", days=1) == Tidied(0, 0), "all of it is young"
+    assert tidy(one.bucket, "pages", days=0) == Tidied(2, 1), "first and second are kept under another name"
+    two.folder.pull()
+    assert two.files() == {
+        "checkpoint": "third",
+        "kept first": "first",
+        "kept second": "second",
+        "kept third": "third",
+    }
+    one.write("checkpoint", "fourth")
+    one.folder.publish()
+    two.folder.pull()
+    assert two.files()["checkpoint"] == "fourth"
+
+
+def test_tidying_a_folder_of_this_machine_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLM_PIPELINE_STORE", str(tmp_path))
+    assert command.main(["tidy-store", "pages"]) == 2
+    assert "nothing to tidy" in capsys.readouterr().err
