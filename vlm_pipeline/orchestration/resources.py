@@ -17,7 +17,7 @@ from vlm_pipeline.locks import Busy, loop_turn
 from vlm_pipeline.orchestration.places import PlaceError, run_at
 from vlm_pipeline.regeneration.costs import accelerator_ledger
 from vlm_pipeline.regeneration.few_shot import with_shots
-from vlm_pipeline.settings.compute import LocalPlace, PlaceSettings, RemotePlace
+from vlm_pipeline.settings.compute import LocalPlace, ModalPlace, PlaceSettings, RemotePlace
 from vlm_pipeline.sharing.share import (
     LOG,
     is_shared,
@@ -27,7 +27,7 @@ from vlm_pipeline.sharing.share import (
     shared,
     travelling_environment,
 )
-from vlm_pipeline.sharing.trouble import Say
+from vlm_pipeline.sharing.trouble import Say, StoreError
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
 
@@ -119,17 +119,33 @@ class PayloadClient(dg.ConfigurableResource):
         try:
             with meter as counted:
                 with around(store, context.log.info):
-                    run_at(place, context, command, environment, name, store.root.absolute())
+                    run_at(
+                        place, context, command, environment, name, store.root.absolute(), _ships(place, task)
+                    )
                 counted["seconds"] = read_json(result)["metadata"].get("accelerator_seconds", 0.0)
         except Exception as error:
             own_words = read_json(result, default={}).get("error")
-            if remote and not own_words and not isinstance(error, PlaceError):
+            if remote and not own_words and not isinstance(error, PlaceError | StoreError):
                 context.log.warning(f"{name} was lost on {place.kind}: {error}")
                 raise dg.RetryRequested(place.retries, place.retry_delay_s) from error
-            told = str(error) if isinstance(error, PlaceError) else f"{error}; its stderr tells more"
+            told = (
+                str(error)
+                if isinstance(error, PlaceError | StoreError)
+                else f"{error}; its stderr tells more"
+            )
             reason = own_words or told
             raise dg.Failure(f"{reason}\n\nTo run this step by hand: {shlex.join(command)}") from error
         return read_json(result)["metadata"]
+
+
+def _ships(place: PlaceSettings, task: Task | None) -> list[Path]:
+    """Folders beside the store that a payload reads, for a place that takes them along: the task's, and a base model
+    that is no name on the hub.
+    """
+    if task is None or not isinstance(place, ModalPlace):
+        return []
+    base = Path(task.base_model_path)
+    return [task.root, *([base] if base.is_dir() else [])]
 
 
 @contextmanager
