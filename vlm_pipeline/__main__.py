@@ -65,10 +65,10 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = command_line().parse_args(arguments)
-    if options.command in JOBS:  # their steps open the store
+    if options.command in (*JOBS, *sharing.COMMANDS):  # the steps of a job open the store
         return run(options)
     try:
-        with shared(TaskStore(options.task)) if "task" in options else nullcontext():
+        with shared(TaskStore(options.task), writes=False) if "task" in options else nullcontext():
             return run(options)
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -30,6 +30,8 @@ from vlm_pipeline.sharing.states import (
     completes,
     dump_files,
     incoming,
+    is_ledger,
+    joined,
     number_of,
     outgoing,
     read_files,
@@ -39,7 +41,7 @@ from vlm_pipeline.sharing.states import (
     write_state,
 )
 from vlm_pipeline.sharing.trouble import StoreConflict, StoreError
-from vlm_pipeline.store import TaskStore, read_json, write_json
+from vlm_pipeline.store import TaskStore, read_json, write_bytes, write_json
 
 INDEX = ".shared.json"  # what this folder was when it was last like the URL
 _AT_ONCE, _BIG_AT_ONCE = 8, 2  # files on their way
@@ -67,6 +69,7 @@ class SharedFolder:
                     return Changes()
                 theirs = self._read(number)
                 found = incoming(index.files, self._scan(index.files), theirs.files)
+                spent = self._ledgers(found)
                 try:
                     self._take(found)
                     break
@@ -76,7 +79,10 @@ class SharedFolder:
                             f"{self.bucket.url}: content that state {theirs.number} of {self.store.task_name} names is "
                             "not there. To do: publish again from a machine that has it, or remove that state"
                         ) from None
-            for path in found.clashes:
+            for path, ours in spent.items():
+                theirs_now = self.store.path(path)
+                write_bytes(theirs_now, joined(theirs_now.read_bytes(), ours))
+            for path in sorted({*found.clashes} - spent.keys()):
                 self.bucket.say(f"{path} was changed here and by {theirs.writer}: what is published counts")
             self._note(State(theirs.number, theirs.files))
         return found
@@ -147,6 +153,11 @@ class SharedFolder:
                     raise ChangedMeanwhile(path) from error
 
         _all(send, list(wanted.values()))
+
+    def _ledgers(self, found: Changes) -> dict[str, bytes]:
+        """Our side of ledgers that both have written: no cost is forgotten, whoever paid it."""
+        both = [path for path in found.clashes if is_ledger(path) and path in found.write]
+        return {path: self.store.path(path).read_bytes() for path in both if self.store.path(path).is_file()}
 
     def _take(self, found: Changes) -> None:
         def fetch(path: str, entry: Entry) -> None:

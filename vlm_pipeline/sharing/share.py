@@ -35,12 +35,16 @@ def is_shared(store: TaskStore) -> bool:
 
 
 @contextmanager
-def shared(store: TaskStore, say: Say = LOG) -> Iterator[TaskStore]:
-    """The store as it lies at its URL; what the block changes is published when it ends. Raises StoreError."""
+def shared(store: TaskStore, say: Say = LOG, *, writes: bool = True) -> Iterator[TaskStore]:
+    """The store as it lies at its URL; what the block changes is published when it ends. Raises StoreError.
+
+    `writes`: the block is known to change something, so whether that can be published is found out before it.
+    """
     if not is_shared(store):
         yield store
         return
-    _may_write(say)
+    if writes:
+        _may_write(say)
     pull(store, say)
     try:
         yield store

@@ -153,6 +153,18 @@ def outgoing(mine: Changes, base: Files, theirs: Files) -> tuple[dict[str, Entry
     return merged, sorted(clashes)
 
 
+def is_ledger(path: str) -> bool:
+    """Whether a file only grows, by lines that each stand for themselves: what was spent."""
+    return path.startswith("spend/") and path.endswith(".jsonl")
+
+
+def joined(theirs: bytes, ours: bytes) -> bytes:
+    """One ledger of two: their lines, then those of ours that they do not have."""
+    known = set(theirs.splitlines())
+    start = theirs if not theirs or theirs.endswith(b"\n") else theirs + b"\n"
+    return start + b"".join(line + b"\n" for line in ours.splitlines() if line not in known)
+
+
 def completes(path: str) -> bool:
     """Whether a file says of others that they are whole: a manifest, an adapter's record."""
     return path.startswith(".manifests/") or path.endswith("/record.json")

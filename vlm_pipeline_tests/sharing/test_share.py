@@ -153,6 +153,21 @@ def test_a_task_name_cannot_lead_out_of_the_store(in_memory: tuple[Machine, Mach
         type(one.folder)(TaskStore("../other", one.root), one.bucket)
 
 
+def test_what_two_machines_spent_is_counted_together(in_memory: tuple[Machine, Machine]) -> None:
+    one, two = in_memory
+    ledger = "spend/accelerator/seconds.jsonl"
+    one.write(ledger, "a 1\n")
+    one.folder.publish()
+    two.folder.pull()
+    one.write(ledger, "a 1\nb 2\n")
+    two.write(ledger, "a 1\nc 3\n")
+    one.folder.publish()
+    two.folder.pull()
+    two.folder.publish()
+    one.folder.pull()
+    assert one.files() == two.files() == {ledger: "a 1\nb 2\nc 3\n"}
+
+
 # The row cache
 
 
@@ -264,6 +279,21 @@ def test_a_folder_as_store_is_never_asked_for_a_url(monkeypatch: pytest.MonkeyPa
         assert store.root == tmp_path
     monkeypatch.setenv("VLM_PIPELINE_STORE", "memory://x/y")
     assert not is_shared(TaskStore("pages", tmp_path)), "a store named by its path is not the URL's"
+
+
+def test_looking_needs_no_permission_to_write(
+    here: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, two = here
+    two.write("theirs", "1")
+    two.folder.publish()
+
+    def refused(*arguments: object, **more: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(type(two.bucket._files), "pipe_file", refused)
+    with shared(TaskStore("pages"), writes=False) as store:
+        assert store.path("theirs").read_text() == "1"
 
 
 def test_checkpoints_are_published_while_the_payload_runs(here: tuple[Machine, Machine]) -> None:
