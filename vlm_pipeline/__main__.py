@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from vlm_pipeline.preferences import commands as preferences
 from vlm_pipeline.promotion import commands as promotion
 from vlm_pipeline.regeneration import commands as regeneration
 from vlm_pipeline.reporting import commands as reporting
+from vlm_pipeline.sharing import commands as sharing
+from vlm_pipeline.sharing.share import shared
+from vlm_pipeline.sharing.trouble import StoreError
 from vlm_pipeline.sizing import commands as sizing
 from vlm_pipeline.store import TaskStore, content_hash, write_json
 from vlm_pipeline.task import find_task
@@ -27,7 +31,15 @@ JOBS = {
     "train": ("train", "rows to adapter; nothing is evaluated"),
     "eval": ("evaluate", "predict, measure and compare with the adapter there is"),
 }
-PARTS = (inference, preferences, promotion, regeneration, reporting, sizing)  # each with commands of its own
+PARTS = (
+    inference,
+    preferences,
+    promotion,
+    regeneration,
+    reporting,
+    sharing,
+    sizing,
+)  # each with commands of its own
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -53,6 +65,18 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = command_line().parse_args(arguments)
+    if options.command in (*JOBS, *sharing.COMMANDS):  # the steps of a job open the store
+        return run(options)
+    try:
+        with shared(TaskStore(options.task), writes=False) if "task" in options else nullcontext():
+            return run(options)
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry a command out; returns the exit status."""
     for part in PARTS:
         if options.command in part.COMMANDS:
             return part.run_command(options)

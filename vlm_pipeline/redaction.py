@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Mapping
 
-_KEY_VARIABLES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+_KEY_VARIABLES = re.compile(r"(KEY|KEY_ID|TOKEN|SECRET|PASSWORD)$")
 _KEY_SHAPES = re.compile(r"\b(?:sk|hf|pk)[-_][A-Za-z0-9*_-]{8,}")
+_IN_URL = re.compile(r"(?<=://)[^/\s@]+@|(?<=[Ss]ignature=)[^&\s]+")  # user:password@, a presigned query
 _SHORTEST = 6  # letters; a shorter value is a word rather than a key
 
 
@@ -20,4 +21,4 @@ def redact(text: str, env: Mapping[str, str] | None = None) -> str:
     }
     for value in sorted(values, key=len, reverse=True):  # a key that holds another one goes first
         text = text.replace(value, "***")
-    return _KEY_SHAPES.sub("***", text)
+    return _IN_URL.sub("***", _KEY_SHAPES.sub("***", text))

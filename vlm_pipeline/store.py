@@ -21,21 +21,45 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_STORE = ".vlm_pipeline/store"
+WORKING_COPIES = Path(".vlm_pipeline", "working_copies")
+STORE_PROTOCOLS = {
+    "s3": "s3",
+    "gs": "gcs",
+    "memory": "memory",
+}  # scheme to extra; memory: of this process, for tests
 _SWEPT: set[tuple[int, Path]] = set()
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]{0,99}")
+
+
+def store_url() -> str | None:
+    """VLM_PIPELINE_STORE where it is a URL, without a slash at its end; None for a folder of this machine.
+
+    Raises ValueError for a URL that says more than where: keys in it would end in logs and artifacts.
+    """
+    named = os.environ.get("VLM_PIPELINE_STORE") or ""
+    if "://" not in named:
+        return None
+    scheme, _, rest = named.partition("://")
+    if scheme not in STORE_PROTOCOLS:
+        known = ", ".join(f"{one}://" for one in ("s3", "gs"))
+        raise ValueError(f"VLM_PIPELINE_STORE begins with {scheme}://: a store is a folder or one of {known}")
+    if not rest.strip("/") or any(sign in rest for sign in "@?#"):
+        raise ValueError(
+            f"VLM_PIPELINE_STORE must read {scheme}://bucket/folder and nothing else: keys and addresses belong into "
+            "the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...)"
+        )
+    return f"{scheme}://{rest.strip('/')}"
 
 
 def store_root() -> Path:
     """The folder named by VLM_PIPELINE_STORE, or `.vlm_pipeline/store` under the working folder.
 
-    Raises ValueError for a URL: taken for a path, it would become a folder of that name.
+    For a URL: this machine's working copy of it, VLM_PIPELINE_WORKING_COPY or one below `.vlm_pipeline`.
     """
-    named = os.environ.get("VLM_PIPELINE_STORE") or DEFAULT_STORE
-    if "://" in named:
-        raise ValueError(
-            f"VLM_PIPELINE_STORE is {named!r}: only folders of this machine can be a store; name one"
-        )
-    return Path(named).expanduser().absolute()
+    if url := store_url():
+        own = os.environ.get("VLM_PIPELINE_WORKING_COPY")
+        return Path(own or WORKING_COPIES / safe_name(url.replace("://", "-"))).expanduser().absolute()
+    return Path(os.environ.get("VLM_PIPELINE_STORE") or DEFAULT_STORE).expanduser().absolute()
 
 
 def safe_name(name: str) -> str:

@@ -26,6 +26,8 @@ from filelock import FileLock, Timeout
 
 from vlm_pipeline.progress import Progress
 from vlm_pipeline.redaction import redact
+from vlm_pipeline.sharing.share import travelling
+from vlm_pipeline.sharing.trouble import StoreError
 from vlm_pipeline.store import read_json, write_json
 
 STARTER_VARIABLE = "VLM_PIPELINE_STARTER"
@@ -191,6 +193,15 @@ def run_payload(work: Callable[[dict[str, Any], Reporter], tuple[dict[str, Any],
     written as JSON, for launchers without Pipes), `asset_key`.
     """
     die_with_parent()
+    try:
+        with travelling(lambda text: print(redact(text), file=sys.stderr, flush=True)):
+            return _run(work)
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _run(work: Callable[[dict[str, Any], Reporter], tuple[dict[str, Any], str | None]]) -> int:
     # It warns at import of a CPU kernel that nothing here asks for.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     main = is_main_process()

@@ -14,6 +14,7 @@ from vlm_pipeline.examples.stage import quarantine_records
 from vlm_pipeline.formatting.findings import Finding
 from vlm_pipeline.formatting.prepared import formatted_paths, task_processor
 from vlm_pipeline.formatting.verified import verification_findings
+from vlm_pipeline.sharing.share import pull
 from vlm_pipeline.store import TaskStore, content_hash, write_text
 from vlm_pipeline.task import Task, load_task
 
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     task = load_task(options.task)
     store = TaskStore(task.name)
+    pull(store)
     page, problems = rows_page(task, store, options.rows, options.output)
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -116,6 +116,32 @@ class RowCache:
                 handle.truncate(end)  # a full disk must not leave half a line for others to trip over
                 raise
 
+    def lines_after(self, offset: int) -> tuple[bytes, int]:
+        """Whole lines that were appended after byte `offset` (the header is none), and the offset after them."""
+        if not self.path.exists():
+            return b"", 0
+        with self.path.open("rb") as handle:
+            self._check_header(handle.readline())
+            handle.seek(max(offset, handle.tell()))
+            start = handle.tell()
+            lines = handle.read()
+        lines = lines[: lines.rfind(b"\n") + 1]
+        return lines, start + len(lines)
+
+    def take_in(self, lines: bytes) -> tuple[int, int]:
+        """Append another cache's lines, but for keys that are known and lines that are damaged; returns the offsets
+        before (0: there was none) and after them."""
+        with self._locked() as handle:
+            self.refresh()
+            end = handle.seek(0, os.SEEK_END)
+            handle.seek(0)
+            before = end if end > len(handle.readline()) else 0
+            whole = [line for line in lines.splitlines(keepends=True) if line.endswith(b"\n")]
+            new = b"".join(line for line in whole if (key := _key_of(line)) and key not in self._index)
+            _write_all(handle, new)
+            os.fsync(handle.fileno())
+            return before, end + len(new)
+
     def refresh(self) -> None:
         """Index what was appended since the last look; a line without its newline is still being written."""
         try:

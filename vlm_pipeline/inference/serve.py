@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vlm_pipeline.sharing.share import pull
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task, load_task
 from vlm_pipeline.training.record import adapter_version, read_record
@@ -144,6 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     task = load_task(options.task)
     store = TaskStore(task.name, options.store)
     try:
+        pull(store)
         folder = export_for_serving(task, store, adapter_to_serve(store, options.adapter))
         command = server_command(folder, host=options.host, port=options.port, engine=options.engine)
     except Exception as error:

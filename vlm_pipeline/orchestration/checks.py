@@ -11,6 +11,7 @@ from vlm_pipeline.orchestration.assets.common import key
 from vlm_pipeline.orchestration.recording import to_metadata
 from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.scoring.decision_stage import fairness_report
+from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import Task
 from vlm_pipeline.training.stage import budget_verdict
 from vlm_pipeline.verdict import Verdict
@@ -24,7 +25,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="Every section has train, val and test rows; a task with no usable row says why.",
     )
     def has_usable_rows(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(lambda: usable_rows(loop.task(task), loop.store(task)))
+        return _result(task, loop, usable_rows)
 
     @dg.asset_check(
         asset=key(task, "raw_examples"),
@@ -33,7 +34,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="No group and no identical picture stands on two sides of a split.",
     )
     def no_leakage(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(lambda: leakage_report(loop.task(task), loop.store(task)))
+        return _result(task, loop, leakage_report)
 
     @dg.asset_check(
         asset=key(task, "formatted_examples"),
@@ -43,7 +44,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         "end-of-turn token only, prompts equal in training and evaluation.",
     )
     def verified_format(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(lambda: verification_report(loop.task(task), loop.store(task)))
+        return _result(task, loop, verification_report)
 
     @dg.asset_check(
         asset=key(task, "raw_examples"),
@@ -51,9 +52,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="No answer, refusal, score or section dominates a split.",
     )
     def balanced_rows(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(
-            lambda: representation_report(loop.task(task), loop.store(task)), dg.AssetCheckSeverity.WARN
-        )
+        return _result(task, loop, representation_report, dg.AssetCheckSeverity.WARN)
 
     @dg.asset_check(
         asset=key(task, "formatted_examples"),
@@ -63,7 +62,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         "question, pictures and tools.",
     )
     def same_prompts(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(lambda: parity_report(loop.task(task), loop.store(task)))
+        return _result(task, loop, parity_report)
 
     @dg.asset_check(
         asset=key(task, "comparison"),
@@ -72,7 +71,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="A server of this task's weights is asked the tokens of training and answers as the weights do here.",
     )
     def served_alike(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(lambda: served_report(loop.task(task), loop.store(task)))
+        return _result(task, loop, served_report)
 
     @dg.asset_check(
         asset=key(task, "plan"),
@@ -81,7 +80,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="The planned training fits into the task's budget.",
     )
     def within_budget(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(lambda: budget_verdict(loop.task(task), loop.store(task)))
+        return _result(task, loop, budget_verdict)
 
     @dg.asset_check(
         asset=key(task, "comparison"),
@@ -89,7 +88,7 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         description="Same rows, same prompts, same engine and picture settings for all compared models.",
     )
     def fair_comparison(loop: LoopOptions) -> dg.AssetCheckResult:
-        return _result(lambda: fairness_report(loop.task(task), loop.store(task)), dg.AssetCheckSeverity.WARN)
+        return _result(task, loop, fairness_report, dg.AssetCheckSeverity.WARN)
 
     checks = [
         has_usable_rows, no_leakage, balanced_rows, verified_format, same_prompts, within_budget, fair_comparison
@@ -98,11 +97,15 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
 
 
 def _result(
-    decide: Callable[[], Verdict], severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
+    task: Task,
+    loop: LoopOptions,
+    decide: Callable[[Task, TaskStore], Verdict],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
     """What cannot be decided yet, because other sections were never made, has not passed; the message says what to do."""
     try:
-        verdict = decide()
+        with loop.opened(task) as store:
+            verdict = decide(loop.task(task), store)
     except FileNotFoundError as missing:
         verdict = Verdict(False, str(missing))
     return dg.AssetCheckResult(

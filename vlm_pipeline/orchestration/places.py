@@ -1,6 +1,6 @@
 """A payload at the place that the task names: its log streams into the step, and a cancelled run ends it there.
 
-Existing clients do the work: Dagster's subprocess client, dagster-ray, dagster-k8s, Slurm's own commands.
+Existing clients do the work: Dagster's subprocess client, dagster-ray, dagster-k8s, Modal's own, Slurm's own commands.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shlex
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ import dagster as dg
 
 from vlm_pipeline.compute import slurm
 from vlm_pipeline.compute.launch import PlaceError
+from vlm_pipeline.orchestration.modal_place import run_on_modal
 from vlm_pipeline.settings.compute import (
     UNTESTED_PLACES,
     KubernetesPlace,
+    ModalPlace,
     PlaceSettings,
     RayPlace,
     SlurmPlace,
 )
+from vlm_pipeline.sharing.share import TRAVELLING_VARIABLE
 
 _STOP_SECONDS = 60
 
@@ -38,15 +41,26 @@ def run_at(
     name: str,
     folder: Path,
     waited: Callable[[float], None],
+    ships: Sequence[Path] = (),
 ) -> None:
     """Run the command and wait; raises what the place's client raises where it ended badly.
 
-    `name`: of this request, the same whenever it is asked; `folder`: what the payload must see, where it has it here;
-    `waited` is told by a place with a queue how many seconds the payload has waited there.
+    `name`: of this request, the same whenever it is asked; `folder`: the store, and `ships` what else the payload must
+    see, where they lie here; `waited` is told by a place with a queue how many seconds the payload has waited there.
     """
     if place.kind in UNTESTED_PLACES:
         context.log.warning(f"compute: {place.kind} is {UNTESTED_PLACES[place.kind]}")
-    if isinstance(place, RayPlace):
+    if _blind(place) and TRAVELLING_VARIABLE not in environment:
+        raise PlaceError(
+            f"compute: {place.kind} cannot see the store {folder} of this machine: set VLM_PIPELINE_STORE to a URL"
+            + (" or name a volume_claim" if isinstance(place, KubernetesPlace) else "")
+        )
+    if isinstance(place, ModalPlace):
+        try:
+            run_on_modal(_needed("modal", "modal"), place, context, command, environment, name, ships)
+        except ValueError as error:
+            raise PlaceError(str(error)) from error
+    elif isinstance(place, RayPlace):
         _on_ray(place, context, command, environment, name)
     elif isinstance(place, SlurmPlace):
         _on_slurm(place, context, command, environment, name, folder / "slurm" / name, waited)
@@ -58,6 +72,11 @@ def run_at(
         )  # fmt: skip
     else:
         dg.PipesSubprocessClient(env=environment).run(context=context, command=command)
+
+
+def _blind(place: PlaceSettings) -> bool:
+    """Whether a place has no file system in common with this machine."""
+    return isinstance(place, ModalPlace) or (isinstance(place, KubernetesPlace) and not place.volume_claim)
 
 
 def _needed(module: str, extra: str) -> Any:
@@ -138,10 +157,12 @@ def pod_spec(place: KubernetesPlace, folder: Path) -> dict[str, Any]:
     """The pod around the payload's container: the store's volume, GPUs, secrets, and what the settings add."""
     container: dict[str, Any] = {
         "name": "payload",
-        "volumeMounts": [{"name": "store", "mountPath": str(folder)}],
         "envFrom": [{"secretRef": {"name": secret}} for secret in place.secrets],
     }
     if place.gpus:
         container["resources"] = {"limits": {"nvidia.com/gpu": str(place.gpus)}}
-    volume = {"name": "store", "persistentVolumeClaim": {"claimName": place.volume_claim}}
-    return {"restartPolicy": "Never", **place.pod_spec, "containers": [container], "volumes": [volume]}
+    whole = {"restartPolicy": "Never", **place.pod_spec, "containers": [container]}
+    if place.volume_claim:
+        container["volumeMounts"] = [{"name": "store", "mountPath": str(folder)}]
+        whole["volumes"] = [{"name": "store", "persistentVolumeClaim": {"claimName": place.volume_claim}}]
+    return whole

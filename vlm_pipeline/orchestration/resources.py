@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,25 @@ from vlm_pipeline.compute.launch import (
     write_request,
 )
 from vlm_pipeline.compute.meter import TRAINING, metered
+from vlm_pipeline.locks import Busy, loop_turn
 from vlm_pipeline.orchestration.places import run_at
 from vlm_pipeline.regeneration.costs import accelerator_ledger
 from vlm_pipeline.regeneration.few_shot import with_shots
-from vlm_pipeline.settings.compute import LocalPlace, PlaceSettings, RemotePlace
+from vlm_pipeline.settings.compute import LocalPlace, ModalPlace, PlaceSettings, RemotePlace
+from vlm_pipeline.sharing.share import (
+    LOG,
+    is_shared,
+    kept_safe,
+    publish,
+    pull,
+    shared,
+    travelling_environment,
+)
+from vlm_pipeline.sharing.trouble import Say, StoreError
 from vlm_pipeline.store import TaskStore, content_hash, read_json
 from vlm_pipeline.task import Task
+
+_LOOK_S = 20.0  # how long a sensor waits for a store that is away: a tick has a minute
 
 
 class LoopOptions(dg.ConfigurableResource):
@@ -48,6 +62,22 @@ class LoopOptions(dg.ConfigurableResource):
         limit = self.max_examples or task.max_examples
         return TaskStore(f"{task.name}.dev{limit}" if limit else task.name)
 
+    @contextmanager
+    def opened(self, task: Task, say: Say = LOG) -> Iterator[TaskStore]:
+        """The store around one step: as it lies at its URL, and there again before anything is recorded of the step."""
+        if self.full_adapter:
+            pull(self.adapters(task), say)
+        with shared(self.store(task), say) as store:
+            yield store
+
+    def seen(self, task: Task) -> TaskStore:
+        """The store for a look: brought up to its URL, unless a run of this machine is at work on it."""
+        store = self.store(task)
+        if is_shared(store):
+            with suppress(Busy), loop_turn(store, "a sensor"):
+                pull(store, patience_s=_LOOK_S)
+        return store
+
     def adapters(self, task: Task) -> TaskStore:
         """Where the trained adapter lies: in the run's own store, or for a quick evaluation in the full run's."""
         return TaskStore(task.name) if self.full_adapter else self.store(task)
@@ -58,6 +88,12 @@ class LoopOptions(dg.ConfigurableResource):
 
 class PayloadClient(dg.ConfigurableResource):
     """Runs a payload (training, prediction) outside the run's process and streams its log into the step."""
+
+    def runner(
+        self, context: dg.AssetExecutionContext, store: TaskStore, module: str, task: Task
+    ) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """`run` for the domain code, which knows requests and nothing of steps."""
+        return partial(self.run, context, store, module, task=task)
 
     def run(
         self,
@@ -84,21 +120,48 @@ class PayloadClient(dg.ConfigurableResource):
         command = payload_command(module, path, place, task.root if task else Path())
         work = request.get("predictors", [TRAINING])
         meter = metered(accelerator_ledger(store), work) if needs_device else nullcontext({})
+        environment = payload_environment(place) | (travelling_environment(store) if remote else {})
+        around = _fetched_back if remote else kept_safe
         try:
             with meter as counted:
-                environment = payload_environment(place)
                 waited = partial(counted.__setitem__, "waited")
-                run_at(place, context, command, environment, name, store.root.absolute(), waited)
+                folder, ships = store.root.absolute(), _ships(place, task)
+                with around(store, context.log.info):
+                    run_at(place, context, command, environment, name, folder, waited, ships)
                 counted["seconds"] = read_json(result)["metadata"].get("accelerator_seconds", 0.0)
         except Exception as error:
             own_words = read_json(result, default={}).get("error")
-            if remote and not own_words and not isinstance(error, PlaceError):
+            if remote and not own_words and not isinstance(error, PlaceError | StoreError):
                 context.log.warning(f"{name} was lost on {place.kind}: {error}")
                 raise dg.RetryRequested(place.retries, place.retry_delay_s) from error
-            told = str(error) if isinstance(error, PlaceError) else f"{error}; its stderr tells more"
+            told = (
+                str(error)
+                if isinstance(error, PlaceError | StoreError)
+                else f"{error}; its stderr tells more"
+            )
             reason = own_words or told
             raise dg.Failure(f"{reason}\n\nTo run this step by hand: {shlex.join(command)}") from error
         return read_json(result)["metadata"]
+
+
+def _ships(place: PlaceSettings, task: Task | None) -> list[Path]:
+    """Folders beside the store that a payload reads, for a place that takes them along: the task's, and a base model
+    that is no name on the hub.
+    """
+    if task is None or not isinstance(place, ModalPlace):
+        return []
+    base = Path(task.base_model_path)
+    return [task.root, *([base] if base.is_dir() else [])]
+
+
+@contextmanager
+def _fetched_back(store: TaskStore, say: Say) -> Iterator[None]:
+    """Around a payload on another machine: the request is at the store's URL before, what it made is here after."""
+    publish(store, say)
+    try:
+        yield
+    finally:
+        pull(store, say)
 
 
 def _place(task: Task | None, kind: str) -> PlaceSettings:

@@ -17,6 +17,7 @@ from vlm_pipeline.manifest import Artifact
 from vlm_pipeline.orchestration.assets.common import key
 from vlm_pipeline.orchestration.recording import describe, recorded_version, to_metadata
 from vlm_pipeline.regeneration.rounds import manifest_versions, names_of
+from vlm_pipeline.sharing.share import publish
 from vlm_pipeline.store import TaskStore, safe_name
 from vlm_pipeline.task import Task, find_task
 
@@ -66,6 +67,7 @@ def _former_tags(
 
 def main(name: str) -> None:
     task = find_task(name)
+    publish(TaskStore(task.name))  # nothing is recorded before it lies at the store's URL
     with dg.DagsterInstance.get() as instance:
         for event in restored_events(task, TaskStore(task.name), instance):
             instance.report_runless_asset_event(event)

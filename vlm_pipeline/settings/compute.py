@@ -24,7 +24,8 @@ class AcceleratePlace(Settings):
 
 
 class RemotePlace(Settings):
-    """What all places away from this machine share: they see the store under the path that it has here."""
+    """What all places away from this machine share: they see the store under the path that it has here, or fetch it
+    from its URL."""
 
     python: str = "python"  # of the image, with this package installed
     retries: int = Field(2, ge=0)  # of a worker that was lost; training goes on from its last checkpoint
@@ -50,7 +51,9 @@ class KubernetesPlace(RemotePlace):
     image: str
     namespace: str | None = None
     gpus: int = Field(0, ge=0)
-    volume_claim: str  # holds the store, mounted under the path that the store has here
+    volume_claim: str | None = (
+        None  # holds the store, mounted under the path that the store has here; not for a store on a URL
+    )
     pod_spec: dict[
         str, Any
     ] = {}  # what else the pod needs, as Kubernetes writes it: nodeSelector, tolerations
@@ -84,10 +87,26 @@ class SlurmPlace(RemotePlace):
     ask_every_s: float = Field(15, gt=0)  # how often the queue is asked about the job
 
 
+class ModalPlace(RemotePlace):
+    """A sandbox of Modal. Its specification is checked against the client; it never ran there. Needs a store on a URL."""
+
+    kind: Literal["modal"]
+    gpu: str | None = Field(
+        "A100-80GB", pattern=r"^(T4|L4|L40S|A10|A100(-40GB|-80GB)?|H100|H200|B200)(:[1-8])?$"
+    )
+    image: str | None = None  # with this package installed; None: built of this checkout and its pins
+    app: str = "vlm_pipeline"  # under which the sandboxes are listed
+    secrets: list[str] = []  # by name: the store's keys, HF_TOKEN; their entries become environment variables
+    volume: str | None = None  # keeps downloaded base models from one run to the next
+    timeout_s: int = Field(86_400, gt=0, le=86_400)  # Modal ends a sandbox after a day
+    options: dict[str, Any] = {}  # what else modal.Sandbox.create takes: cpu, memory, region
+
+
 PlaceSettings = Annotated[
-    LocalPlace | AcceleratePlace | RayPlace | KubernetesPlace | SlurmPlace, Field(discriminator="kind")
+    LocalPlace | AcceleratePlace | RayPlace | KubernetesPlace | ModalPlace | SlurmPlace,
+    Field(discriminator="kind"),
 ]
-UNTESTED_PLACES = {"kubernetes": "never run on a real cluster"}
+UNTESTED_PLACES = {"kubernetes": "never run on a real cluster", "modal": "never run on Modal"}
 
 
 class ComputeSettings(Settings):

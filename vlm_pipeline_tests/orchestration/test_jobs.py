@@ -68,12 +68,14 @@ def test_a_misspelt_name_is_one_sentence_and_leaves_nothing_behind(
     assert not (tmp_path / "store").exists()
 
 
-def test_a_store_that_is_a_url_is_refused_and_makes_no_folder_of_that_name(tmp_path, monkeypatch, capsys):
+def test_a_url_that_can_be_no_store_is_refused_and_makes_no_folder_of_that_name(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("VLM_PIPELINE_TASKS", str(PROJECT / "data"))
-    monkeypatch.setenv("VLM_PIPELINE_STORE", "s3://bucket/store")
+    monkeypatch.setenv("VLM_PIPELINE_STORE", "ftp://bucket/store")
     monkeypatch.chdir(tmp_path)
     assert command.main(["loop", "manual_qa"]) == 2
-    assert "only folders of this machine can be a store" in capsys.readouterr().err
+    assert "a store is a folder or one of s3://, gs://" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,7 +27,9 @@ POD = KubernetesPlace(
 
 
 def task_at(place: object) -> Task:
-    return Task.model_construct(compute=ComputeSettings(training=place, prediction=place))
+    return Task.model_construct(
+        base_model="somebody/a-model-of-the-hub", compute=ComputeSettings(training=place, prediction=place)
+    )
 
 
 def run_step(folder: Path, place: object, request: dict, module: str = "vlm_pipeline.training"):

@@ -39,19 +39,15 @@ def candidate_assets(task: Task) -> list[dg.AssetsDefinition]:
     def candidate_predictions(
         context: dg.AssetExecutionContext, loop: LoopOptions, payloads: PayloadClient
     ) -> dg.MaterializeResult:
-        store = loop.store(task)
-
-        def run_payload(request: dict) -> dict:
-            return payloads.run(context, store, "vlm_pipeline.inference", request, task)
-
-        made = make_candidate_predictions(
-            loop.task(task),
-            store,
-            context.partition_key,
-            run_payload,
-            run_id=context.run_id,
-            log=context.log.info,
-        )
+        with loop.opened(task, context.log.info) as store:
+            made = make_candidate_predictions(
+                loop.task(task),
+                store,
+                context.partition_key,
+                payloads.runner(context, store, "vlm_pipeline.inference", task),
+                run_id=context.run_id,
+                log=context.log.info,
+            )
         return record(made)
 
     @dg.asset(
@@ -62,9 +58,10 @@ def candidate_assets(task: Task) -> list[dg.AssetsDefinition]:
         **{**common(task, "6_candidates", "json"), "backfill_policy": None},
     )
     def candidate_metrics(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        made: Artifact = make_candidate_metrics(
-            loop.task(task), loop.store(task), context.partition_key, context.log.info, run_id=context.run_id
-        )
+        with loop.opened(task, context.log.info) as store:
+            made: Artifact = make_candidate_metrics(
+                loop.task(task), store, context.partition_key, context.log.info, run_id=context.run_id
+            )
         return record(made)
 
     return [candidate_predictions, candidate_metrics]
@@ -80,6 +77,8 @@ def leaderboard_asset(task: Task) -> dg.AssetsDefinition:
         **common(task, "6_candidates", "json"),
     )
     def leaderboard(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_leaderboard(loop.task(task), loop.store(task), context.log.info))
+        with loop.opened(task, context.log.info) as store:
+            made = make_leaderboard(loop.task(task), store, context.log.info)
+        return record(made)
 
     return leaderboard

@@ -26,7 +26,9 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "3_predictions", "parquet", "yaml"),
     )
     def probes(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_probes(loop.task(task), loop.store(task), context.log.info))
+        with loop.opened(task, context.log.info) as store:
+            made = make_probes(loop.task(task), store, context.log.info)
+        return record(made)
 
     trained = any(getattr(predictor, "adapter", None) == "trained" for predictor in task.predictors)
     per_model = [asset for predictor in task.predictors for asset in _model_assets(task, predictor)]
@@ -41,9 +43,10 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
     )
     def comparison(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
         names, pair = task.picked(loop.predictors), task.asked_pair(loop.predictors)
-        told, store = loop.task(task), loop.store(task)
-        drawn = partial(comparison_pictures, told)
-        made = make_comparison(told, store, names, context.log.info, pair, pictures=drawn)
+        with loop.opened(task, context.log.info) as store:
+            told = loop.task(task)
+            drawn = partial(comparison_pictures, told)
+            made = make_comparison(told, store, names, context.log.info, pair, pictures=drawn)
         return record(made, report_rows(store, outcome="worse"))
 
     @dg.asset(
@@ -54,10 +57,9 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "5_decision", "json"),
     )
     def weak_sections(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        store = loop.store(task)
-        return record(
-            make_weak_sections(loop.task(task), store, context.log.info), report_rows(store, "weak")
-        )
+        with loop.opened(task, context.log.info) as store:
+            made = make_weak_sections(loop.task(task), store, context.log.info)
+        return record(made, report_rows(store, "weak"))
 
     @dg.asset(
         key=key(task, "report"),
@@ -69,7 +71,9 @@ def evaluation_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "5_decision", "html", "excel"),
     )
     def report(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_report(loop.task(task), loop.store(task), context.log.info))
+        with loop.opened(task, context.log.info) as store:
+            made = make_report(loop.task(task), store, context.log.info)
+        return record(made)
 
     return [probes, *per_model, comparison, weak_sections, report]
 
@@ -96,21 +100,17 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
     def predictions(
         context: dg.AssetExecutionContext, loop: LoopOptions, payloads: PayloadClient
     ) -> dg.MaterializeResult:
-        store = loop.store(task)
-
-        def run_payload(request: dict) -> dict:
-            return payloads.run(context, store, "vlm_pipeline.inference", request, task)
-
-        made = make_predictions(
-            loop.task(task),
-            store,
-            predictor,
-            run_payload,
-            picked=loop.picked(task, name),
-            adapters=loop.adapters(task),
-            run_id=context.run_id,
-            log=context.log.info,
-        )
+        with loop.opened(task, context.log.info) as store:
+            made = make_predictions(
+                loop.task(task),
+                store,
+                predictor,
+                payloads.runner(context, store, "vlm_pipeline.inference", task),
+                picked=loop.picked(task, name),
+                adapters=loop.adapters(task),
+                run_id=context.run_id,
+                log=context.log.info,
+            )
         return record(made, report_rows(store, predictor=name))
 
     @dg.asset(
@@ -121,16 +121,17 @@ def _model_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
         **common(task, "4_metrics", "json"),
     )
     def metrics(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        told, store = loop.task(task), loop.store(task)
-        made = make_metrics(
-            told,
-            store,
-            predictor,
-            context.log.info,
-            run_id=context.run_id,
-            picked=loop.picked(task, name),
-            pictures=partial(metric_pictures, told, name),
-        )
+        with loop.opened(task, context.log.info) as store:
+            told = loop.task(task)
+            made = make_metrics(
+                told,
+                store,
+                predictor,
+                context.log.info,
+                run_id=context.run_id,
+                picked=loop.picked(task, name),
+                pictures=partial(metric_pictures, told, name),
+            )
         return record(made, report_rows(store, predictor=name, outcome="wrong"))
 
     return [*fine_tune, predictions, metrics]
@@ -149,10 +150,13 @@ def _fine_tune_assets(task: Task, predictor: Any) -> list[dg.AssetsDefinition]:
         **common(task, "2_training", "openai"),
     )
     def openai_finetune(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        store = loop.store(task)
-        if loop.skip_fine_tune or not loop.picked(task, predictor.name):
-            return record(known_fine_tune(task, store, predictor))
-        made = make_fine_tune(loop.task(task), store, predictor, run_id=context.run_id, log=context.log.info)
+        with loop.opened(task, context.log.info) as store:
+            if loop.skip_fine_tune or not loop.picked(task, predictor.name):
+                made = known_fine_tune(task, store, predictor)
+            else:
+                made = make_fine_tune(
+                    loop.task(task), store, predictor, run_id=context.run_id, log=context.log.info
+                )
         return record(made)
 
     return [openai_finetune]

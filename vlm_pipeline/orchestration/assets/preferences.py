@@ -29,19 +29,15 @@ def preference_assets(task: Task) -> list[dg.AssetsDefinition]:
     def preferences(
         context: dg.AssetExecutionContext, loop: LoopOptions, payloads: PayloadClient
     ) -> dg.MaterializeResult:
-        store = loop.store(task)
-
-        def run_payload(request: dict) -> dict:
-            return payloads.run(context, store, "vlm_pipeline.inference", request, task)
-
-        made = make_preferences(
-            loop.task(task),
-            store,
-            run_payload,
-            context.log.info,
-            run_id=context.run_id,
-            adapters=loop.adapters(task),
-        )
+        with loop.opened(task, context.log.info) as store:
+            made = make_preferences(
+                loop.task(task),
+                store,
+                payloads.runner(context, store, "vlm_pipeline.inference", task),
+                context.log.info,
+                run_id=context.run_id,
+                adapters=loop.adapters(task),
+            )
         return record(made)
 
     return [preferences]

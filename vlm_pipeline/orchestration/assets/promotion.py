@@ -32,19 +32,15 @@ def promotion_assets(task: Task) -> list[dg.AssetsDefinition]:
     def promoted_adapter(
         context: dg.AssetExecutionContext, config: SignOff, loop: LoopOptions, payloads: PayloadClient
     ) -> dg.MaterializeResult:
-        store = loop.store(task)
-
-        def run_payload(request: dict) -> dict:
-            return payloads.run(context, store, "vlm_pipeline.inference", request, task)
-
-        made = make_promotion(
-            loop.task(task),
-            store,
-            run_payload,
-            run_id=context.run_id,
-            log=context.log.info,
-            signed_off_by=config.signed_off_by,
-        )
+        with loop.opened(task, context.log.info) as store:
+            made = make_promotion(
+                loop.task(task),
+                store,
+                payloads.runner(context, store, "vlm_pipeline.inference", task),
+                run_id=context.run_id,
+                log=context.log.info,
+                signed_off_by=config.signed_off_by,
+            )
         result = record(made.artifact)
         return dg.MaterializeResult(
             data_version=result.data_version,

@@ -45,13 +45,14 @@ def regeneration_assets(task: Task) -> list[dg.AssetsDefinition]:
     def regenerated_rows(
         context: dg.AssetExecutionContext, loop: LoopOptions, config: RoundConfig
     ) -> dg.MaterializeResult:
-        made = make_regenerated_rows(
-            loop.task(task),
-            loop.store(task),
-            context.partition_keys,
-            new_round=config.new_round or NEW_ROUND_TAG in context.run.tags,
-            log=context.log.info,
-        )
+        with loop.opened(task, context.log.info) as store:
+            made = make_regenerated_rows(
+                loop.task(task),
+                store,
+                context.partition_keys,
+                new_round=config.new_round or NEW_ROUND_TAG in context.run.tags,
+                log=context.log.info,
+            )
         return record_sections(context, made)
 
     @dg.asset(
@@ -62,9 +63,10 @@ def regeneration_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "5_decision", "json"),
     )
     def rounds(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        judged = make_rounds(loop.task(task), loop.store(task), context.log.info)
+        with loop.opened(task, context.log.info) as store:
+            judged = make_rounds(loop.task(task), store, context.log.info)
         if judged.metadata["restored_artifacts"]:
-            for event in restored_events(task, loop.store(task), context.instance):
+            for event in restored_events(task, store, context.instance):
                 context.log_event(event)
         return record(judged)
 
@@ -76,6 +78,8 @@ def regeneration_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "5_decision", "json"),
     )
     def regeneration_request(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_regeneration_request(loop.task(task), loop.store(task), context.log.info))
+        with loop.opened(task, context.log.info) as store:
+            made = make_regeneration_request(loop.task(task), store, context.log.info)
+        return record(made)
 
     return [regenerated_rows, rounds, regeneration_request]

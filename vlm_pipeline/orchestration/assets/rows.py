@@ -24,10 +24,10 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
         **rows,
     )
     def raw_examples(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        store = loop.store(task)
         overlay = key(task, "regenerated_rows")
-        inputs = {name: {overlay: overlay_version(store, name)} for name in context.partition_keys}
-        made = make_raw(loop.task(task), store, context.partition_keys, context.log.info)
+        with loop.opened(task, context.log.info) as store:
+            inputs = {name: {overlay: overlay_version(store, name)} for name in context.partition_keys}
+            made = make_raw(loop.task(task), store, context.partition_keys, context.log.info)
         return record_sections(context, made, inputs)
 
     @dg.asset(
@@ -39,7 +39,8 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
         **rows,
     )
     def formatted_examples(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        made = make_formatted(loop.task(task), loop.store(task), context.partition_keys, context.log.info)
+        with loop.opened(task, context.log.info) as store:
+            made = make_formatted(loop.task(task), store, context.partition_keys, context.log.info)
         inputs = {section: {raw_examples.key: artifact.raw_version} for section, artifact in made.items()}
         return record_sections(context, {section: found.artifact for section, found in made.items()}, inputs)
 
@@ -50,7 +51,9 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
         **rows,
     )
     def quarantine(loop: LoopOptions) -> dg.MaterializeResult:
-        return record(quarantine_summary(loop.task(task), loop.store(task)))
+        with loop.opened(task) as store:
+            made = quarantine_summary(loop.task(task), store)
+        return record(made)
 
     @dg.asset(
         key=key(task, "dataset"),
@@ -60,7 +63,9 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "1_rows", "huggingface"),
     )
     def dataset(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_dataset(loop.task(task), loop.store(task), context.log.info))
+        with loop.opened(task, context.log.info) as store:
+            made = make_dataset(loop.task(task), store, context.log.info)
+        return record(made)
 
     @dg.asset(
         key=key(task, "openai_jsonl"),
@@ -70,7 +75,9 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "1_rows", "openai"),
     )
     def openai_jsonl(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_openai_jsonl(loop.task(task), loop.store(task), context.log.info))
+        with loop.opened(task, context.log.info) as store:
+            made = make_openai_jsonl(loop.task(task), store, context.log.info)
+        return record(made)
 
     @dg.asset(
         key=key(task, "training_set"),
@@ -80,6 +87,8 @@ def row_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "2_training", "json"),
     )
     def training_set(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_training_set(loop.task(task), loop.store(task), context.log.info))
+        with loop.opened(task, context.log.info) as store:
+            made = make_training_set(loop.task(task), store, context.log.info)
+        return record(made)
 
     return [raw_examples, formatted_examples, quarantine, dataset, openai_jsonl, training_set]

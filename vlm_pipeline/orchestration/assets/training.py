@@ -24,7 +24,9 @@ def training_assets(task: Task) -> list[dg.AssetsDefinition]:
         **common(task, "2_training", "json"),
     )
     def plan(context: dg.AssetExecutionContext, loop: LoopOptions) -> dg.MaterializeResult:
-        return record(make_training_plan(loop.task(task), loop.store(task), context.log.info))
+        with loop.opened(task, context.log.info) as store:
+            made = make_training_plan(loop.task(task), store, context.log.info)
+        return record(made)
 
     fresh = "LoRA weights and their record. Trained in a process of its own; an adapter exists when its record is written."
     adapters = [_adapter(task, "trained", [key(task, "training_set"), plan.key], fresh)]
@@ -45,13 +47,14 @@ def _adapter(task: Task, kind: str, deps: list[dg.AssetKey], description: str) -
     def adapter(
         context: dg.AssetExecutionContext, loop: LoopOptions, payloads: PayloadClient
     ) -> dg.MaterializeResult:
-        store = loop.store(task)
+        with loop.opened(task, context.log.info) as store:
+            run_payload = payloads.runner(context, store, "vlm_pipeline.training", task)
 
-        def train(request: dict) -> dict:
-            with live_view(context, Path(request["live"])):
-                return payloads.run(context, store, "vlm_pipeline.training", request, task)
+            def train(request: dict) -> dict:
+                with live_view(context, Path(request["live"])):
+                    return run_payload(request)
 
-        made = make_adapter(loop.task(task), store, train, context.log.info, loss_curve, kind)
+            made = make_adapter(loop.task(task), store, train, context.log.info, loss_curve, kind)
         return record(made)
 
     return adapter

@@ -38,7 +38,7 @@ def candidate_sensor(task: Task) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.SensorResult:
         close_dead_runs(context.instance)
         state = json.loads(context.cursor or "{}")
-        store = loop.store(task)
+        store = loop.seen(task)
         found = scan(task.candidates, store, state, time.time())
         for source in found.found:
             note(store, source)

@@ -43,7 +43,7 @@ def fine_tune_sensor(task: Task, predictor: OpenAIFineTunedPredictor) -> dg.Sens
     )
     def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.SensorResult | dg.SkipReason:
         close_dead_runs(context.instance)
-        store = loop.store(task)
+        store = loop.seen(task)
         info_path = fine_tune_info(task, store, predictor)
         known = read_json(info_path, default={})
         if not known.get("job_id"):

@@ -29,7 +29,7 @@ def improve_sensor(task: Task) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, loop: LoopOptions) -> dg.RunRequest | dg.SkipReason:
         close_dead_runs(context.instance)
-        store = loop.store(task)
+        store = loop.seen(task)
         weak = read_json(store.path("weak_sections.json"), default=None)
         if weak is None:
             return dg.SkipReason("no loop has run yet")

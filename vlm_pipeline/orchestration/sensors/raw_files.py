@@ -43,7 +43,7 @@ def raw_file_sensor(task: Task) -> dg.SensorDefinition:
             place = task.source_path or f"{task.source.hub} on the hub"
             return dg.SkipReason(f"{place} is no folder or file of this machine; nothing to watch")
         state = {"seen": None, "asked": None, "times": 0, **json.loads(context.cursor or "{}")}
-        store = loop.store(task)
+        store = loop.seen(task)
         try:
             source = source_version(task, store)
             overlay = {name: overlay_version(store, name) for name in names}

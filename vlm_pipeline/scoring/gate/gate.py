@@ -12,6 +12,7 @@ from vlm_pipeline.scoring.row_scorers import build_scorer
 from vlm_pipeline.scoring.stage import page_facts
 from vlm_pipeline.scoring.table import score_table
 from vlm_pipeline.settings.scoring import bars_of
+from vlm_pipeline.sharing.share import pull
 from vlm_pipeline.store import TaskStore, write_json
 from vlm_pipeline.task import Task, load_task
 from vlm_pipeline.task_yaml import TaskFileError
@@ -56,6 +57,7 @@ class Gate:
             task, TaskStore(task.name, option("--store")), model, option("--split"), sections,
             option("--max-samples"), option("--demonstrated"),
         )  # fmt: skip
+        pull(gate.store)
         if not gate.table_path.exists():
             raise GateError(
                 f"no predictions of {model} in {gate.table_path}: run the loop, or name another --store"
