@@ -27,4 +27,14 @@ class GrpoSettings(Settings):
     val_rows: int = Field(256, gt=0)  # answered at every evaluation; start and end are compared on them
     patience: int = Field(5, gt=0)  # evaluations without a better task score before stopping
     longer: float = Field(1.5, gt=1)  # val answers longer than this many times the start's are suspicious
-    refusals: float = Field(0.02, ge=0, le=1)  # so is a larger rise of the share that refuses what has an answer
+    refusals: float = Field(
+        0.02, ge=0, le=1
+    )  # so is a larger rise of the share that refuses what has an answer
+
+
+def unfit_scorer(kind: str) -> str:
+    """Why this kind of scorer gives no reward."""
+    return (
+        f"grpo needs a first scorer that also reads the format ({', '.join(FORMAT_VALUES)}); the task's is {kind}. "
+        "Put one of these first, or remove `grpo`"
+    )

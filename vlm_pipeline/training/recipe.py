@@ -340,7 +340,9 @@ class Training:
         """What a record says beside the figures that all have; remembers this machine's speed for the next plan."""
         progress = self.progress
         evaluations = len(self.evaluator.gate.evaluations)
-        speed = Speed(progress.tokens / max(progress.seconds, 1e-9), progress.evaluation_seconds / evaluations)
+        speed = Speed(
+            progress.tokens / max(progress.seconds, 1e-9), progress.evaluation_seconds / evaluations
+        )
         if self.accelerator.is_main_process:
             remember_speed(self.request.cache, self.identity, self.job, speed)
         return {"plan": actuals(self.plan, self.planned_seconds, record)}

@@ -106,7 +106,9 @@ def parse_request(raw: dict[str, Any]) -> tuple[TrainingRequest, JobSettings]:
                 "or set it to null in the request's settings to start fresh"
             )
         if request.recipe == "grpo" and (job.grpo is None or request.from_adapter is None):
-            raise PayloadError("recipe grpo needs the settings `grpo` and, in `from_adapter`, the adapter to start from")
+            raise PayloadError(
+                "recipe grpo needs the settings `grpo` and, in `from_adapter`, the adapter to start from"
+            )
         return request, job
     except ValidationError as error:
         problems = "; ".join(

@@ -12,7 +12,9 @@ from vlm_pipeline.verdict import Verdict
 
 def missing_trl() -> str:
     """'' where TRL is installed, else what to install."""
-    return "" if find_spec("trl") else "grpo needs TRL, which is not installed: pip install 'vlm_pipeline[grpo]'"
+    return (
+        "" if find_spec("trl") else "grpo needs TRL, which is not installed: pip install 'vlm_pipeline[grpo]'"
+    )
 
 
 def grpo_verdict(task: Task) -> Verdict:

@@ -17,6 +17,7 @@ from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline.store import content_hash
 from vlm_pipeline.training.base_shape import shape_of_base
 from vlm_pipeline.training.grpo.needs import missing_trl
+from vlm_pipeline.training.grpo.probabilities import Probabilities
 from vlm_pipeline.training.grpo.reward import Judge, Judged
 from vlm_pipeline.training.grpo.watch import Look, figures, sentence, watch
 from vlm_pipeline.training.optimizer import make_optimizer, make_scheduler
@@ -84,7 +85,9 @@ class Grpo(Training):
         """Steps are the settings'; what they take is known from the first ones on."""
         grpo, base = self.grpo, shape_of_base(str(self.base_folder))
         self.packer = make_packer(self.rows, self.job, base)
-        self.plan = make_plan(self.packer, self.val, self.job, base)  # for evaluation: memory and token budget
+        self.plan = make_plan(
+            self.packer, self.val, self.job, base
+        )  # for evaluation: memory and token budget
         self.planned_seconds = None
         self.reporter.say(
             f"plan: {grpo.steps:,} steps of {grpo.prompts} prompts and {grpo.answers} answers to each, from "
@@ -110,8 +113,11 @@ class Grpo(Training):
         with tempfile.TemporaryDirectory() as scratch:  # TRL asks for a folder; nothing is written there
             trainer = make_trainer(
                 self.model,
-                self.processor,
+                getattr(self.processor, "tokenizer", self.processor),
                 self.rows,
+                Probabilities(
+                    self.forward, self.processor, self.budget, self.grpo.temperature, packed=self.packed
+                ),
                 self._sample,
                 self._after_step,
                 (self.optimizer, self.scheduler),
@@ -251,4 +257,3 @@ class Grpo(Training):
             "grpo": {**watched, "start": self.request.from_adapter.name, "sentence": sentence(watched)},
             "plan": {"steps": {"planned": self.grpo.steps, "actual": record["steps"]}},
         }
-

@@ -15,7 +15,7 @@ from vlm_pipeline.scoring.refusals import refusal_kind
 from vlm_pipeline.scoring.results import GoldError, RowScore
 from vlm_pipeline.scoring.row_scorers import build_scorer
 from vlm_pipeline.scoring.section_rows import content_share
-from vlm_pipeline.settings.grpo import FORMAT_VALUES
+from vlm_pipeline.settings.grpo import FORMAT_VALUES, unfit_scorer
 from vlm_pipeline.settings.scoring import ScorerSettings
 from vlm_pipeline.training.gate import reference_of, row_credit, score_row
 from vlm_pipeline.training.rows import Row
@@ -78,11 +78,3 @@ class Judge:
         if self._settings.kind == "sections":  # which knows its final section
             return bool(scored.values["over_refusal"])
         return not gold_refuses and refusal_kind(text) != "none"
-
-
-def unfit_scorer(kind: str) -> str:
-    """Why this kind of scorer gives no reward."""
-    return (
-        f"grpo needs a first scorer that also reads the format ({', '.join(FORMAT_VALUES)}); the task's is {kind}. "
-        "Put one of these first, or remove `grpo`"
-    )
