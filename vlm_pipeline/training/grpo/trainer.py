@@ -20,7 +20,7 @@ from vlm_pipeline.training.grpo.reward import Judged
 from vlm_pipeline.training.rows import Row, Rows
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `rollout_func`; the version is pinned
-from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer
 
 Sampled = tuple[list[int], Judged]  # token ids with the stop token, and what they are worth
 Sample = Callable[[Sequence[Row]], list[Sampled]]
