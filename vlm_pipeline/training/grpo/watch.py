@@ -54,13 +54,15 @@ def watch(before: Look, after: Look, settings: GrpoSettings) -> dict[str, Any]:
         )
     )
     was, became = figures(before.judged, penalty), figures(after.judged, penalty)
+    found = _verdicts(was, became, reward, content, settings)
     return {
         "rows": len(before.judged),
         "before": {"step": before.step, **was},
         "after": {"step": after.step, **became},
         "reward": reward,
         "content": content,
-        "verdicts": _verdicts(was, became, reward, content, settings),
+        "verdicts": found,
+        "suspicions": [one for one in found if one != NO_GAIN],  # stand before a promotion
     }
 
 
