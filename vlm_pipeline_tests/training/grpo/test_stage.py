@@ -164,7 +164,7 @@ def test_grpo_settings_change_nothing_about_the_trained_adapter(world):
 def test_a_task_without_what_grpo_needs_is_refused(tmp_path, vision_model):
     with pytest.raises(TaskFileError, match="grpo needs a first scorer that also reads the format"):
         task_of(tmp_path, vision_model, scorer="text")
-    with pytest.raises(TaskFileError, match="the task has no `grpo`; write `grpo: {}`"):
+    with pytest.raises(TaskFileError, match=r"the task has no `grpo`; write `grpo: \{\}`"):
         task_of(tmp_path, vision_model, more="")
 
 
