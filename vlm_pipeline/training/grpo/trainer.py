@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from vlm_pipeline.training.grpo.probabilities import Probabilities
 from vlm_pipeline.training.grpo.reward import Judged
@@ -93,6 +93,7 @@ def make_trainer(
         optimizers=optimizers,
         rollout_func=rollout,
     )
+    trainer.remove_callback(PrinterCallback)  # standard output is for the payload's result
     trainer.rows, trainer.probabilities = rows, probabilities
     return trainer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from vlm_pipeline.training.request import parse_request
 from vlm_pipeline.training.rows import read_rows
 from vlm_pipeline_tests.training import tiny
 from vlm_pipeline_tests.training.runs import Ears, live, make_request, run
+from vlm_pipeline_tests.training.runs import start as start_child
 
 trl = pytest.importorskip("trl", reason="needs vlm_pipeline[grpo]")
 
@@ -164,6 +166,23 @@ def test_a_run_that_ends_early_leaves_no_adapter(tmp_path, vision_model, scores,
     with pytest.raises(_Stopped):
         run(request)
     assert not (Path(request["output"]) / "record.json").exists()
+
+
+def test_a_killed_run_leaves_no_adapter_and_the_next_one_makes_the_same(
+    done, tmp_path, vision_model, scores, start
+):
+    request = grpo_request(tmp_path, "killed", vision_model, scores, start)
+    child = start_child(request, tmp_path / "outcome")
+    while not any(line["step"] == 1 for line in live(request)):
+        assert child.is_alive()
+        time.sleep(0.02)
+    child.kill()
+    child.join()
+    assert not (Path(request["output"]) / "record.json").exists()
+    run(request)
+    undisturbed, _, _ = done
+    first, second = (read_record(one["output"])["files"] for one in (undisturbed, request))
+    assert first["adapter_model.safetensors"] == second["adapter_model.safetensors"]
 
 
 def test_a_spent_budget_stops_it_with_nothing_written(tmp_path, vision_model, scores, start):
