@@ -87,7 +87,7 @@ def _verdicts(
         )
     if became["refusing"] - was["refusing"] > settings.refusals:
         found.append(
-            f"{REFUSALS} from {was['refusing']:.1%} to {became['refusing']:.1%} of rows that have an answer"
+            f"{REFUSALS} where the gold answer does not refuse: {was['refusing']:.1%} to {became['refusing']:.1%} of the rows"
         )
     return found
 

@@ -50,7 +50,7 @@ def test_longer_answers_are_named():
 
 def test_more_refusals_are_named():
     (verdict,) = verdicts(look(0, refusing=0.1), look(20, content=0.8, refusing=0.2))
-    assert verdict.startswith(f"{REFUSALS} from 10.0% to 20.0%")
+    assert verdict.startswith(REFUSALS) and "10.0% to 20.0%" in verdict
     assert verdicts(look(0, refusing=0.2), look(20, content=0.8, refusing=0.1)) == []
 
 
