@@ -46,7 +46,7 @@ def test_the_rewarded_adapter_is_compared_with_the_base_and_with_its_start(tmp_p
     more = "grpo: {steps: 2, prompts: 2, answers: 2, eval_steps: 1}"
     loop = Loop(tmp_path, tasks=prepared(tmp_path / "tasks", "1", more, REWARDED))
     command(loop, "street_safety", "--max-examples", "4")
-    (store,) = loop.store.glob("street_safety*")
+    store = loop.store / "street_safety.dev4"
     compared = {(pair["a"], pair["b"]) for pair in read_json(store / "comparison.json")["pairs"]}
     assert ("rewarded", "base") in compared
     assert compared & {("tuned", "rewarded"), ("rewarded", "tuned")}
