@@ -235,6 +235,8 @@ class Grpo(Training):
         self.looks.append(Look(self.progress.step, judged, tuple(row.group for row, _ in answered)))
         seen = figures(judged, self.grpo.format_penalty)
         self.reporter.say("val answers: " + ", ".join(f"{name} {value:.3f}" for name, value in seen.items()))
+        if len(self.looks) > 1:
+            self.reporter.say(sentence(watch(self.looks[0], self.looks[-1], self.grpo)))
         self.reporter.metric(self.progress.step, **{f"val_{name}": value for name, value in seen.items()})
 
     def save_checkpoint(self) -> None:
