@@ -23,6 +23,7 @@ from vlm_pipeline.settings.data import (
     SourceSettings,
     SplitSettings,
 )
+from vlm_pipeline.settings.grpo import FORMAT_VALUES, GrpoSettings, unfit_scorer
 from vlm_pipeline.settings.judging import JudgingSettings
 from vlm_pipeline.settings.mcp import McpScorerSettings
 from vlm_pipeline.settings.predictors import GenerationSettings, PredictorSettings, TransformersPredictor
@@ -81,6 +82,7 @@ class Task(Settings):
     automation: AutomationSettings = AutomationSettings()
     regeneration: RegenerationSettings = RegenerationSettings()
     preferences: PreferenceSettings | None = None  # None: no preference pairs are made
+    grpo: GrpoSettings | None = None  # None: no adapter goes on by reward
     max_examples: int | None = Field(None, gt=0)  # a dev run: this many rows per section and split
 
     _root: Path = PrivateAttr(default=Path())
@@ -160,6 +162,17 @@ class Task(Settings):
                         f"predictors.{number} has adapter: continued, and training.from_adapter does not say what it goes "
                         "on from; set it to promoted, previous or an adapter's id"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_reward(self) -> Task:
+        if self.grpo is not None and self.scorers[0].kind not in FORMAT_VALUES:
+            raise ValueError(unfit_scorer(self.scorers[0].kind))
+        for number, predictor in enumerate(self.predictors):
+            if self.grpo is None and getattr(predictor, "adapter", None) == "grpo":
+                raise ValueError(
+                    f"predictors.{number} has adapter: grpo, and the task has no `grpo`; write `grpo: {{}}` to make it"
+                )
         return self
 
     @model_validator(mode="after")

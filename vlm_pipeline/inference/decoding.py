@@ -27,6 +27,7 @@ class Answer:
     finish_reason: str | None  # "stop" or "length"
     latency_s: float  # the row's share of its batch until it ended
     error: str | None = None
+    end: int | None = None  # the stop token that ended it
 
 
 class Decoding:
@@ -41,6 +42,7 @@ class Decoding:
         self.ids: list[list[int]] = [[] for _ in members]
         self.finished: list[str | None] = [None] * len(members)
         self._cut: dict[int, str] = {}
+        self._end: dict[int, int] = {}
         self._read_at, self._share = started, 0.0
         self._processors: list[RowProcessor] | None = None
         if pattern is not None or settings.needs_row_processing:
@@ -71,7 +73,9 @@ class Decoding:
         for row, token in zip(alive, tokens.tolist(), strict=True):
             if self.finished[row]:
                 continue
-            if token not in self._generator.eos:
+            if token in self._generator.eos:
+                self._end[row] = token
+            else:
                 self.ids[row].append(token)
             if token in self._generator.eos or (self._settings.stop and self._stopped(row)):
                 self.finished[row] = "stop"
@@ -100,7 +104,8 @@ class Decoding:
         text = self._cut.get(row)
         if text is None:
             text = self._generator.tokenizer.decode(ids, skip_special_tokens=True)
-        return Answer(self._members[row], text, ids, self.finished[row], self._share)
+        end = self._end.get(row)
+        return Answer(self._members[row], text, ids, self.finished[row], self._share, end=end)
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:

@@ -61,10 +61,10 @@ def generate_plain(
             stopping_criteria=stops,
         )
         ids = output[0, len(prompt.ids) :].tolist()
-        stopped = bool(ids) and ids[-1] in generator.eos
+        end = ids[-1] if ids and ids[-1] in generator.eos else None
         ids = [token for token in ids if token not in generator.eos]
         text = generator.tokenizer.decode(ids, skip_special_tokens=True)
         cuts = [text.index(stop) for stop in settings.stop if stop in text]
         text = text[: min(cuts)] if cuts else text
-        reason = "stop" if stopped or cuts else "length"
-        yield [Answer(index, text, tuple(ids), reason, time.perf_counter() - started)]
+        reason = "stop" if end is not None or cuts else "length"
+        yield [Answer(index, text, tuple(ids), reason, time.perf_counter() - started, end=end)]

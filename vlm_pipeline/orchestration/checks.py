@@ -13,6 +13,7 @@ from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.scoring.decision_stage import fairness_report
 from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import Task
+from vlm_pipeline.training.grpo.needs import grpo_verdict
 from vlm_pipeline.training.stage import budget_verdict
 from vlm_pipeline.verdict import Verdict
 
@@ -90,10 +91,20 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
     def fair_comparison(loop: LoopOptions) -> dg.AssetCheckResult:
         return _result(task, loop, fairness_report, dg.AssetCheckSeverity.WARN)
 
+    @dg.asset_check(
+        asset=key(task, "plan"),
+        name="grpo_can_run",
+        blocking=True,
+        description="What GRPO needs is here, before anything is trained that it would go on from.",
+    )
+    def grpo_can_run() -> dg.AssetCheckResult:
+        return _result(lambda: grpo_verdict(task))
+
     checks = [
         has_usable_rows, no_leakage, balanced_rows, verified_format, same_prompts, within_budget, fair_comparison
     ]  # fmt: skip
-    return [*checks, served_alike] if servers(task) else checks
+    checks += [served_alike] if servers(task) else []
+    return [*checks, grpo_can_run] if task.grpo else checks
 
 
 def _result(

@@ -46,6 +46,7 @@ CHECKS = {
     "accounting": "Every row was asked once, and every answer is scored or counted as unreadable.",
     "judge_calibration": "Judges that were used agree with people's labels.",
     "not_rolled_back": "Nobody has rolled this adapter back, or a person has signed it off since.",
+    "reward_watch": "What was gained by reward is content, and not format, length or refusals; or a person has signed it off.",
     "sign_off": "A person has signed this adapter off.",
     "final_split": "The gain is demonstrated on the final split, which is looked at once per adapter.",
 }
@@ -257,6 +258,16 @@ def judge_calibration(used: bool, summary: Mapping[str, Any] | None, bar: float)
             if same["estimate"] is None or same["estimate"] < bar:
                 problems.append(text)
     return Item(name, not problems and bool(said), "; ".join(problems or said) or "no answer was judged")
+
+
+def reward_watch(record: Mapping[str, Any], signed: Mapping[str, Any] | None) -> Item:
+    """`record`: the adapter's; one that was not trained by reward has nothing to be watched for."""
+    watched = record.get("grpo")
+    if watched is None:
+        return Item("reward_watch", None, "not trained by reward")
+    if watched["suspicions"] and signed is not None:
+        return Item("reward_watch", True, f"{watched['sentence']}; signed off by {signed['by']} all the same")
+    return Item("reward_watch", not watched["suspicions"], watched["sentence"])
 
 
 def sign_off(wanted: bool, found: Mapping[str, Any] | None, command: str) -> Item:

@@ -203,6 +203,7 @@ def _check(facts: _Facts) -> list[Item]:
         checklist.accounting(*_asked_and_answered(facts), test, task.thresholds.extraction),
         checklist.judge_calibration(bool(task.judging.judges), judging, task.promotion.judge_agreement),
         checklist.not_rolled_back(rolled_back_from(pointer, facts.version), signed),
+        checklist.reward_watch(facts.record, signed),
         checklist.sign_off(task.promotion.sign_off, signed, command),
     ]  # fmt: skip
     return [*items, _final(facts, checklist.ready(items))]

@@ -8,7 +8,7 @@ from vlm_pipeline.scoring.refusals import refusal_kind
 from vlm_pipeline.scoring.results import Context, Extraction, FailureKind, GoldError, Reference, RowScore
 from vlm_pipeline.scoring.sections import Sections, consistency, grounding, parse_sections
 from vlm_pipeline.scoring.text import contains_answer, token_f1
-from vlm_pipeline.settings.scoring import SectionsSettings
+from vlm_pipeline.settings.scoring import RewardSettings, SectionsSettings
 
 
 class SectionScorer(BaseScorer[SectionsSettings]):
@@ -94,19 +94,7 @@ class SectionScorer(BaseScorer[SectionsSettings]):
         points = self.settings.reward
         if not values["format_compliance"]:
             return points.format_mismatch
-        total = points.format_match
-        for name, good, bad in (
-            ("grounded", points.grounded, points.ungrounded),
-            ("consistent", points.consistent, points.inconsistent),
-            ("correct", points.correct, points.incorrect),
-        ):
-            if values[name] is not None:
-                total += good if values[name] else bad
-        if values["over_refusal"]:
-            total += points.over_refusal
-        if values["missed_refusal"]:
-            total += points.missed_refusal
-        return total
+        return points.format_match + _content_points(values, points)[0]
 
     @staticmethod
     def _failure(values: dict[str, Any], parsed: Sections) -> FailureKind | None:
@@ -119,6 +107,30 @@ class SectionScorer(BaseScorer[SectionsSettings]):
         if values["hallucination"] or values["missed_refusal"]:
             return "hallucination"
         return None if values["correct"] else "other"
+
+
+def content_share(values: dict[str, Any], points: RewardSettings) -> float:
+    """The points for everything but the format, as a share in [0, 1] of what this row could earn; 0 where nothing was
+    read."""
+    total, least, most = _content_points(values, points)
+    return (total - least) / (most - least) if most > least else 0.0
+
+
+def _content_points(values: dict[str, Any], points: RewardSettings) -> tuple[float, float, float]:
+    """Points earned for grounding, consistency, the answer and refusals, and the least and most there were to earn."""
+    judged = (
+        ("grounded", points.grounded, points.ungrounded),
+        ("consistent", points.consistent, points.inconsistent),
+        ("correct", points.correct, points.incorrect),
+        ("over_refusal", points.over_refusal, 0.0),
+        ("missed_refusal", points.missed_refusal, 0.0),
+    )
+    told = [(values[name], yes, no) for name, yes, no in judged if values[name] is not None]
+    return (
+        sum(yes if value else no for value, yes, no in told),
+        sum(min(yes, no) for _, yes, no in told),
+        sum(max(yes, no) for _, yes, no in told),
+    )
 
 
 def _in_any_wording(text: str, gold: str, gold_refuses: bool, prompt: str | None) -> bool | None:

@@ -72,7 +72,7 @@ class TransformersPredictor(PredictorBase):
     """The task's base model on this machine, bare or with an adapter of the store."""
 
     kind: Literal["transformers"]
-    # None: the bare base; "trained" or "continued": what this task's adapter asset of that kind holds; or an id
+    # None: the bare base; "trained", "continued" or "grpo": what this task's adapter asset of that kind holds; or an id
     adapter: str | None = None
     batch_size: int | None = Field(None, gt=0)  # rows generated at once; None: what fits into memory
     # Every answer must match: true: the format of the task's first scorer; or a regular expression or JSON schema.

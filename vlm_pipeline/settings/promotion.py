@@ -15,9 +15,8 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 class PromotionSettings(Settings):
     """The checklist's choices. Every check that applies must pass; there is no switch to leave one out."""
 
-    adapter: str = (
-        "trained"  # "trained" or "continued": what that adapter asset holds; or the id of a candidate
-    )
+    # "trained", "continued" or "grpo": what that adapter asset holds; or the id of a candidate
+    adapter: str = "trained"
     sign_off: bool = False  # a person must agree: `python -m vlm_pipeline sign-off TASK ADAPTER --by NAME`
     probes: Literal["pass", "demonstrate"] = "pass"  # demonstrate: the whole interval must lie above the bar
     judge_agreement: float = Field(

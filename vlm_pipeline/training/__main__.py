@@ -16,11 +16,13 @@ def work(raw: dict[str, Any], reporter: Reporter) -> tuple[dict[str, Any], str |
     reporter.say("loading torch, transformers and peft")
     from vlm_pipeline.training.checkpoints import disk_trouble
     from vlm_pipeline.training.finish import finish, finished
+    from vlm_pipeline.training.grpo.recipe import Grpo
     from vlm_pipeline.training.recipe import Training
     from vlm_pipeline.training.record import AdapterError, adapter_version, summary
 
     try:
-        training = Training(request, job, reporter)
+        recipe = Grpo if request.recipe == "grpo" else Training
+        training = recipe(request, job, reporter)
         training.prepare()
         record = finished(training)
         if record is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
+from vlm_pipeline.inference.decoding import Answer
 from vlm_pipeline.inference.generate import Generator, UnsupportedModel
 from vlm_pipeline.inference.plain import generate_plain
 from vlm_pipeline.inference.plan import ImageInput, Prompt
@@ -39,6 +41,7 @@ class Evaluator:
         self._generation = job.generation
         self._generator: Generator | None = None
         self._plain = False
+        self.answered: list[tuple[Row, Answer]] = []  # the gate's rows with the latest answers
 
     def evaluate(self, step: int) -> Evaluation:
         self._model.eval()
@@ -65,14 +68,21 @@ class Evaluator:
         return total / max(int(rows.supervised.sum()), 1)
 
     def _texts(self, rows: list[Row]) -> list[str]:
-        """Greedy answers by the predictors' own generator, a little longer at most than the longest gold answer."""
+        """Greedy answers, a little longer at most than the longest gold answer."""
+        longest = max(len(row.input_ids) - row.n_prompt for row in rows)
+        most = min(self._generation.max_new_tokens, longest + _SPARE_TOKENS)
+        settings = GenerationSettings(max_new_tokens=most, stop=self._generation.stop)
+        self.answered = list(zip(rows, self.answers(rows, settings), strict=True))
+        return [answer.text for _, answer in self.answered]
+
+    def answers(
+        self, rows: Sequence[Row], settings: GenerationSettings, seeds: Sequence[int] | None = None
+    ) -> list[Answer]:
+        """Answers to the rows' prompts, in order, by the predictors' own generator. seeds: one per row, for sampling."""
         if self._generator is None:
             base = self._model.get_base_model()
             pictures = Pictures(base, self._processor, features=self._forward.features)
             self._generator = Generator(base, self._processor, pictures=pictures)
-        longest = max(len(row.input_ids) - row.n_prompt for row in rows)
-        most = min(self._generation.max_new_tokens, longest + _SPARE_TOKENS)
-        settings = GenerationSettings(max_new_tokens=most, stop=self._generation.stop)
         prompts = [
             Prompt(
                 tuple(row.input_ids[: row.n_prompt].tolist()),
@@ -80,23 +90,24 @@ class Evaluator:
             )
             for row in rows
         ]  # fmt: skip
-        texts = [""] * len(rows)
+        found: dict[int, Answer] = {}
         try:
-            for batch in self._answers(prompts, settings):
-                for answer in batch:
-                    texts[answer.index] = answer.text
+            for batch in self._generated(prompts, settings, seeds):
+                found |= {answer.index: answer for answer in batch}
         except (RuntimeError, MemoryError) as error:  # the generator has gone down to one row before
             if out_of_memory(error):
                 raise no_room("while answers were generated") from error
             raise
-        return texts
+        return [found[index] for index in range(len(rows))]
 
-    def _answers(self, prompts: list[Prompt], settings: GenerationSettings) -> Any:
+    def _generated(
+        self, prompts: list[Prompt], settings: GenerationSettings, seeds: Sequence[int] | None
+    ) -> Iterator[list[Answer]]:
         assert self._generator is not None
         if not self._plain:
             try:
-                yield from self._generator.generate(prompts, settings)
+                yield from self._generator.generate(prompts, settings, seeds=seeds)
                 return
             except UnsupportedModel:
                 self._plain = True
-        yield from generate_plain(self._generator, prompts, settings)
+        yield from generate_plain(self._generator, prompts, settings, seeds=seeds)

@@ -14,8 +14,6 @@ from vlm_pipeline.formatting.template import image_settings, template_hash
 from vlm_pipeline.training import adapters
 from vlm_pipeline.training.base_model import base_revision
 from vlm_pipeline.training.forward import PackedForward
-from vlm_pipeline.training.gate import refuse_or_warn
-from vlm_pipeline.training.plan import Speed, actuals, remember_speed
 from vlm_pipeline.training.recipe import Training
 from vlm_pipeline.training.record import AdapterError, read_record, write_record
 from vlm_pipeline.training.rows import Rows
@@ -37,23 +35,14 @@ def finish(training: Training) -> dict[str, Any]:
 
     Raises PayloadError where the gate refuses, AdapterError where the saved adapter is not the trained one.
     """
-    gate, curve = training.evaluator.gate, training.progress.loss_curve
-    losses = [entry["loss"] for entry in curve if "loss" in entry]
-    refuse_or_warn(
-        gate.verdict(losses[0], min(losses[-3:])), training.settings.gate_zero, training.reporter.say
-    )
+    training.refuse()
     if training.best is not None:
         set_peft_model_state_dict(training.model, training.best)
     record = _record(training)
-    record["plan"] = actuals(training.plan, training.planned_seconds, record)
+    record |= training.told(record)
     training.accelerator.wait_for_everyone()
     if not training.accelerator.is_main_process:
         return record
-    progress = training.progress
-    speed = Speed(
-        progress.tokens / max(progress.seconds, 1e-9), progress.evaluation_seconds / len(gate.evaluations)
-    )
-    remember_speed(training.request.cache, training.identity, training.job, speed)
     training.save_checkpoint()  # whatever stops the rest, the trained weights are safe
     folder = training.request.output
     _empty(folder)
@@ -123,7 +112,7 @@ def _record(training: Training) -> dict[str, Any]:
         },
         "settings": job.model_dump(mode="json"),
         "key": training.key,
-        "configuration_hash": job.training_hash(),
+        "configuration_hash": training.configuration(),
         "seed": training.settings.seed,
         "findings": training.plan.findings,
         "continued_from": str(request.from_adapter) if request.from_adapter else None,

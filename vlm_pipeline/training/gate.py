@@ -15,7 +15,7 @@ import numpy as np
 
 from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.scoring.columns import ABSOLUTE_ERRORS
-from vlm_pipeline.scoring.results import GoldError
+from vlm_pipeline.scoring.results import GoldError, Reference, RowScore
 from vlm_pipeline.scoring.row_scorers import RowScorer, build_scorer
 from vlm_pipeline.training.request import JobSettings
 from vlm_pipeline.training.rows import Row, Rows
@@ -95,10 +95,7 @@ class Gate:
         self._rows: list[tuple[Row, Any]] = []
         unreadable = "there are no rows"
         for row in rows if scorer else ():
-            metadata = dict(row.metadata or {})
-            if row.answer_value is not None:
-                metadata.setdefault("answer", row.answer_value)
-            reference = scorer.reference(row.answer, metadata)
+            reference = reference_of(scorer, row)
             if isinstance(reference, GoldError):
                 unreadable = f"{row.id}: {reference.reason}"
             else:
@@ -120,9 +117,7 @@ class Gate:
         else:
             texts = generate([row for row, _ in self._rows])
             scored = [
-                self._scorer.score(
-                    text, reference, prompt=row.prompt_text, context=(row.metadata or {}).get("context")
-                )
+                score_row(self._scorer, row, reference, text)
                 for text, (row, reference) in zip(texts, self._rows, strict=True)
             ]
             samples = [
@@ -168,6 +163,20 @@ class Gate:
             f"the loss fell from {first_loss:.3f} to {last_loss:.3f} and none of {len(self._rows)} generated val answers scores "
             f"anything. Look at the rendering and the stop token, or train longer. Samples: {shown}"
         )
+
+
+def reference_of(scorer: RowScorer, row: Row) -> Reference | GoldError:
+    """The gold answer of a formatted row, as the scorer compares with it."""
+    metadata = dict(row.metadata or {})
+    if row.answer_value is not None:
+        metadata.setdefault("answer", row.answer_value)
+    return scorer.reference(row.answer, metadata)
+
+
+def score_row(scorer: RowScorer, row: Row, reference: Reference, text: str) -> RowScore:
+    """Score an answer to a formatted row."""
+    context = (row.metadata or {}).get("context")
+    return scorer.score(text, reference, prompt=row.prompt_text, context=context)
 
 
 def row_credit(scored: Any) -> float:

@@ -32,17 +32,21 @@ from vlm_pipeline.training.base_shape import shape_of_base
 from vlm_pipeline.training.checkpoints import Checkpoints
 from vlm_pipeline.training.evaluation import Evaluator
 from vlm_pipeline.training.forward import PackedForward, packing_fits
+from vlm_pipeline.training.gate import refuse_or_warn
 from vlm_pipeline.training.grouping import Bundle
 from vlm_pipeline.training.images import ImageFeatures
 from vlm_pipeline.training.lora_linear import fuse_lora
 from vlm_pipeline.training.memory import TokenBudget, free_memory, no_room, out_of_memory, used_memory
 from vlm_pipeline.training.optimizer import make_optimizer, make_scheduler
 from vlm_pipeline.training.plan import (
+    Speed,
+    actuals,
     make_packer,
     make_plan,
     measured_speed,
     over_budget,
     planned_seconds,
+    remember_speed,
 )
 from vlm_pipeline.training.preflight import check_device, check_formatting, check_start
 from vlm_pipeline.training.progress import Progress, adapter_tensors, restore, snapshot
@@ -83,11 +87,15 @@ class Training:
             )
         start = check_start(request.from_adapter, job.lora, self.fingerprint, self.processor)
         self.training_set = content_hash([self.rows.content(), self.val.content()])
-        self.key = content_hash([job.training_hash(), self.training_set, self.fingerprint, start])
+        self.key = content_hash([self.configuration(), self.training_set, self.fingerprint, start])
         self.checkpoints = Checkpoints(
             request.checkpoints, self.key, self.settings.keep_checkpoints, self.reporter.say
         )
         self._plan()
+
+    def configuration(self) -> str:
+        """Hash of the settings that the weights depend on."""
+        return self.job.training_hash()
 
     def setup(self) -> None:
         """Load the model and put a fresh, continued or checkpointed adapter on it."""
@@ -319,6 +327,25 @@ class Training:
     def save_checkpoint(self) -> None:
         if self.accelerator.is_main_process:
             self.checkpoints.save(snapshot(self))
+
+    # -- what the record says of the run, see `finish.py` ------------------------------------------------------
+
+    def refuse(self) -> None:
+        """Raise PayloadError, or warn, where the answers are worth nothing although the loss fell."""
+        losses = [entry["loss"] for entry in self.progress.loss_curve if "loss" in entry]
+        verdict = self.evaluator.gate.verdict(losses[0], min(losses[-3:]))
+        refuse_or_warn(verdict, self.settings.gate_zero, self.reporter.say)
+
+    def told(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What a record says beside the figures that all have; remembers this machine's speed for the next plan."""
+        progress = self.progress
+        evaluations = len(self.evaluator.gate.evaluations)
+        speed = Speed(
+            progress.tokens / max(progress.seconds, 1e-9), progress.evaluation_seconds / evaluations
+        )
+        if self.accelerator.is_main_process:
+            remember_speed(self.request.cache, self.identity, self.job, speed)
+        return {"plan": actuals(self.plan, self.planned_seconds, record)}
 
     def release_model(self) -> None:
         """Free the trained model before another is loaded; afterwards only rows, settings and checkpoints are left."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -11,6 +11,7 @@ from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.settings.base import Settings
 from vlm_pipeline.settings.budget import BudgetSettings
 from vlm_pipeline.settings.data import ImageSettings
+from vlm_pipeline.settings.grpo import GrpoSettings
 from vlm_pipeline.settings.predictors import GenerationSettings
 from vlm_pipeline.settings.scoring import ScorerSettings
 from vlm_pipeline.settings.training import LoraSettings, QuantizationSettings, TrainingSettings
@@ -31,10 +32,11 @@ class JobSettings(Settings):
     generation: GenerationSettings = GenerationSettings()
     scorers: list[ScorerSettings] = []  # the first one is the task score of the gate; none: no gate
     budget: BudgetSettings = BudgetSettings()
+    grpo: GrpoSettings | None = None
 
     def training_hash(self) -> str:
         """Hash of what the weights depend on; how often it is logged or saved, and the budget, do not belong to it."""
-        dumped = self.model_dump(mode="json", exclude={"budget"})
+        dumped = self.model_dump(mode="json", exclude={"budget", "grpo"})
         for name in (
             "from_adapter",  # the adapter itself, not how it is called, is a part of what a run is made from
             "save_steps",
@@ -47,6 +49,11 @@ class JobSettings(Settings):
         ):
             dumped["training"].pop(name)
         return content_hash(dumped)
+
+    def grpo_hash(self) -> str:
+        """The same of a GRPO run."""
+        grpo = self.grpo.model_dump(mode="json", exclude={"start"}) if self.grpo else None
+        return content_hash([self.training_hash(), grpo])
 
 
 class TrainingRequest(Settings):
@@ -66,6 +73,7 @@ class TrainingRequest(Settings):
     from_adapter: Path | None = (
         None  # completed adapter to go on from; `training.replay` says with which rows
     )
+    recipe: Literal["supervised", "grpo"] = "supervised"
     device_lock: Path | None = None  # read by the payload runner
     live: Path | None = None
     result: Path | None = None
@@ -96,6 +104,10 @@ def parse_request(raw: dict[str, Any]) -> tuple[TrainingRequest, JobSettings]:
             raise PayloadError(
                 f"training.from_adapter is {job.training.from_adapter!r}: name that adapter's folder in `from_adapter`, "
                 "or set it to null in the request's settings to start fresh"
+            )
+        if request.recipe == "grpo" and (job.grpo is None or request.from_adapter is None):
+            raise PayloadError(
+                "recipe grpo needs the settings `grpo` and, in `from_adapter`, the adapter to start from"
             )
         return request, job
     except ValidationError as error:

@@ -18,7 +18,7 @@ from vlm_pipeline.training.request import JobSettings
 from vlm_pipeline.verdict import Verdict
 
 # What a predictor's `adapter` names -> the artifact that holds it.
-ADAPTER_ASSETS = {"trained": "adapter", "continued": "continued_adapter"}
+ADAPTER_ASSETS = {"trained": "adapter", "continued": "continued_adapter", "grpo": "grpo_adapter"}
 
 Payload = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -47,13 +47,16 @@ def trains_both_ways(task: Task) -> bool:
 
 def start_of(task: Task, store: TaskStore, kind: str) -> Path | None:
     """Folder of the adapter that this kind of adapter goes on from; None: it starts fresh, or there is none yet."""
-    name = task.training.from_adapter
     if kind == "trained" and trains_both_ways(task):
         return None
-    if name == "promoted":
-        name = read_json(store.path("promoted.json"), default={}).get("adapter_id")
-    elif name == "previous":
-        name = current_adapter(store, kind)
+    promoted = read_json(store.path("promoted.json"), default={}).get("adapter_id")
+    if kind == "grpo":
+        named = task.grpo.start if task.grpo else None
+        trained = current_adapter(store)
+        name = {None: promoted or trained, "promoted": promoted, "trained": trained}.get(named, named)
+    else:
+        named = task.training.from_adapter
+        name = {"promoted": promoted, "previous": current_adapter(store, kind)}.get(named or "", named)
     return store.path("adapters", name) if name else None
 
 
@@ -68,7 +71,7 @@ def make_training_plan(task: Task, store: TaskStore, log: Callable[[str], None])
     inputs = {
         **require(store, ["training_set"], "Materialize training_set."),
         "base": base_identity(task, store),
-        "settings": content_hash(job.model_dump(mode="json", exclude={"budget"})),
+        "settings": content_hash(job.model_dump(mode="json", exclude={"budget", "grpo"})),
     }
 
     def make() -> Artifact:
@@ -126,13 +129,16 @@ def make_adapter(
     when the rows did not pass their checks, or are not those of the training set.
     """
     job, start = job_settings(task), start_of(task, store, kind)
+    configuration = job.grpo_hash() if kind == "grpo" else job.training_hash()
     inputs = {
         **require(store, ["training_set"], "Materialize training_set."),
         "base": base_identity(task, store),
-        "settings": job.training_hash(),
+        "settings": configuration,
     }
     if start is not None:
         inputs["start"] = adapter_version(read_record(start))
+    elif kind == "grpo" and task.grpo and task.grpo.start == "promoted":
+        raise FileNotFoundError("grpo.start is promoted, and no adapter has been promoted yet")
     elif kind != "trained":
         inputs |= require(store, ["adapter"], "Materialize adapter.")
     adapter_id = content_hash(inputs, length=12)
@@ -141,7 +147,8 @@ def make_adapter(
 
     def make() -> Artifact:
         require_proven(task, store, "training_set")
-        kept = _kept(task, start, tables, job)
+        follows = kind == "grpo" or task.training.from_adapter in ("promoted", "previous")
+        kept = _kept(start, tables, configuration) if follows else None
         if start is None and kind != "trained":
             kept = store.path("adapters", current_adapter(store) or "missing")
             log("there is no adapter to go on from yet: the fresh one stands for both")
@@ -162,6 +169,7 @@ def make_adapter(
                 "live": str(folder.with_suffix(".live.jsonl")),
                 "settings": {"training": {"from_adapter": None}},  # found here, below
                 "from_adapter": str(start) if start else None,
+                **({"recipe": "grpo"} if kind == "grpo" else {}),
             }
         )
         if not (folder / "record.json").is_file():
@@ -171,14 +179,14 @@ def make_adapter(
     return make_once(store, ADAPTER_ASSETS[kind], inputs, make, log)
 
 
-def _kept(task: Task, start: Path | None, tables: list[Path], job: JobSettings) -> Path | None:
-    """The start itself where it follows the loop and neither rows nor settings have changed since it was trained."""
+def _kept(start: Path | None, tables: list[Path], configuration: str) -> Path | None:
+    """The start itself where neither rows nor settings have changed since it was trained by them."""
     from vlm_pipeline.training.rows import changed_sections, read_rows
 
-    if start is None or task.training.from_adapter not in ("promoted", "previous"):
+    if start is None:
         return None
     record = read_record(start)
-    same = record.get("configuration_hash") == job.training_hash()
+    same = record.get("configuration_hash") == configuration
     return start if same and not changed_sections(record, read_rows(tables, "train")) else None
 
 
@@ -190,4 +198,6 @@ def _held(
     files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
     held = {"table": [{"figure": name, **pair} for name, pair in sorted(record.get("plan", {}).items())]}
     about = {"adapter_id": folder.name, "folder": {"path": str(folder)}, "planned_and_actual": held}
+    if "grpo" in record:
+        about |= {"started_from": record["grpo"]["start"], "reward_watch": record["grpo"]["sentence"]}
     return Artifact(adapter_version(record), {**metadata, **about, **picture(record)}, files)

@@ -156,3 +156,13 @@ def test_what_does_not_apply_stops_nothing_and_what_was_not_run_stops_everything
     assert checklist.ready([Item("a", True, ""), Item("b", None, "")])
     assert not checklist.ready([Item("a", True, ""), Item("b", False, "")])
     assert [item.name for item in checklist.failing(checklist.not_run("no adapter"))] == list(CHECKS)
+
+
+def test_an_adapter_that_hacked_its_reward_does_not_ship_unless_a_person_says_so() -> None:
+    watched = {"suspicions": ["length grew"], "sentence": "val reward up; length grew"}
+    item = checklist.reward_watch({"grpo": watched}, None)
+    assert item.passed is False and "length grew" in item.detail
+    signed = checklist.reward_watch({"grpo": watched}, {"by": "Ada", "at": 1.0})
+    assert signed.passed and "signed off by Ada all the same" in signed.detail
+    assert checklist.reward_watch({"grpo": {"suspicions": [], "sentence": "fine"}}, None).passed
+    assert checklist.reward_watch({}, None).passed is None

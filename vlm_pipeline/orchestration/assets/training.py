@@ -14,7 +14,7 @@ from vlm_pipeline.training.stage import ADAPTER_ASSETS, make_adapter, make_train
 
 
 def training_assets(task: Task) -> list[dg.AssetsDefinition]:
-    """Plan and adapter; where a predictor asks for `adapter: continued`, a second adapter that goes on from another."""
+    """Plan and adapter; where the task asks for them, one that goes on from another by new rows, and one by reward."""
 
     @dg.asset(
         key=key(task, "plan"),
@@ -33,6 +33,9 @@ def training_assets(task: Task) -> list[dg.AssetsDefinition]:
     if trains_both_ways(task):
         further = f"The same, going on from {task.training.from_adapter} with the rows that changed and a replay of others."
         adapters.append(_adapter(task, "continued", [key(task, "training_set"), adapters[0].key], further))
+    if task.grpo is not None:
+        rewarded = "Goes on from the promoted adapter, else from the trained one, by the task's own scorer as the reward (GRPO)."
+        adapters.append(_adapter(task, "grpo", [key(task, "training_set"), adapters[0].key], rewarded))
     return [plan, *adapters]
 
 
