@@ -5,6 +5,7 @@ EXAMPLES ?= 10
 A ?= base
 B ?= tuned
 PORT ?= 8000
+TEST_WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 BENCHMARKS ?= $(filter-out __init__ benchmark_model,$(basename $(notdir $(wildcard benchmarks/*.py))))
@@ -64,10 +65,11 @@ serve: setup  ## an OpenAI-compatible server on the promoted adapter, else on th
 ui: setup  ## Dagster UI with daemon
 	$(BIN)/dg dev
 
-test: setup $(VENV)/.ready-test  ## lint, and all tests that take no minutes
+test: export OMP_NUM_THREADS ?= 1
+test: setup $(VENV)/.ready-test  ## lint, and all tests that take no minutes, TEST_WORKERS files at a time
 	$(BIN)/ruff check vlm_pipeline vlm_pipeline_tests benchmarks
 	$(BIN)/ruff format --check vlm_pipeline vlm_pipeline_tests benchmarks
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: setup $(VENV)/.ready-test  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
