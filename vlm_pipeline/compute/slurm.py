@@ -191,7 +191,10 @@ def _judge(job: str, folder: Path, state: str) -> None:
             f" and lies on the shared file system; {folder / 'log'} says what it tried"
         )
     if status != "0":
-        raise JobLost(f"Slurm job {job} ended as {state or 'unknown'}, exit status {status or 'none'}")
+        how = (
+            f" as {state}" if state in _OVER else ""
+        )  # the script's last file may be seen before the queue tells
+        raise JobLost(f"Slurm job {job} ended{how}, exit status {status or 'none'}")
 
 
 def _state(job: str) -> tuple[str, str]:

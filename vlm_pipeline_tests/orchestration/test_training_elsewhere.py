@@ -121,7 +121,10 @@ def payload_process(request: dict) -> psutil.Process | None:
 def after_checkpoint(request: dict, done: threading.Event, seconds: float = 240) -> psutil.Process:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not done.is_set():
-        if any(Path(request["checkpoints"]).rglob("*.safetensors")) and (process := payload_process(request)):
+        whole = any(
+            Path(request["checkpoints"]).rglob("step-*/state.safetensors")
+        )  # not one still being written
+        if whole and (process := payload_process(request)):
             return process
         time.sleep(0.02)
     raise AssertionError("no checkpoint of a running training was seen")
