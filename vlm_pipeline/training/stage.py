@@ -141,7 +141,7 @@ def make_adapter(
 
     def make() -> Artifact:
         require_proven(task, store, "training_set")
-        kept = _kept(task, start, tables, job)
+        kept = _kept(task, start, tables, job, inputs["base"])
         if start is None and kind != "trained":
             kept = store.path("adapters", current_adapter(store) or "missing")
             log("there is no adapter to go on from yet: the fresh one stands for both")
@@ -171,7 +171,7 @@ def make_adapter(
     return make_once(store, ADAPTER_ASSETS[kind], inputs, make, log)
 
 
-def _kept(task: Task, start: Path | None, tables: list[Path], job: JobSettings) -> Path | None:
+def _kept(task: Task, start: Path | None, tables: list[Path], job: JobSettings, base: str) -> Path | None:
     """The start itself where it follows the loop and neither rows nor settings have changed since it was trained."""
     from vlm_pipeline.training.rows import changed_sections, read_rows
 
@@ -179,6 +179,8 @@ def _kept(task: Task, start: Path | None, tables: list[Path], job: JobSettings) 
         return None
     record = read_record(start)
     same = record.get("configuration_hash") == job.training_hash()
+    if Path(job.base_model).is_absolute():  # what lies in that folder now
+        same = same and record["base"]["fingerprint"] == base
     return start if same and not changed_sections(record, read_rows(tables, "train")) else None
 
 
