@@ -68,7 +68,7 @@ def make_training_plan(task: Task, store: TaskStore, log: Callable[[str], None])
     inputs = {
         **require(store, ["training_set"], "Materialize training_set."),
         "base": base_identity(task, store),
-        "settings": content_hash(job.model_dump(mode="json", exclude={"budget"})),
+        "settings": content_hash(job.model_dump(mode="json", exclude={"budget", "base_model"})),
     }
 
     def make() -> Artifact:
