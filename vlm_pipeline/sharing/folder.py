@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -48,6 +49,16 @@ _AT_ONCE, _BIG_AT_ONCE = 8, 2  # files on their way
 _ATTEMPTS = 20
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What this machine knows of the URL: the state that its folder holds whole (0: none), the last one it has seen,
+    and each file as it was when both sides last agreed on it."""
+
+    number: int = 0
+    seen: int = 0
+    files: Files = field(default_factory=dict)
+
+
 class SharedFolder:
     """A task's folder and its truth at the URL. One process of this machine at a time moves its files."""
 
@@ -64,7 +75,7 @@ class SharedFolder:
         with self._locked():
             index = self._index()
             for attempt in range(_ATTEMPTS):
-                number = self._newest()
+                number = self._newest(index)
                 if number == index.number:
                     return Changes()
                 theirs = self._read(number)
@@ -74,7 +85,7 @@ class SharedFolder:
                     self._take(found)
                     break
                 except Gone:  # tidied away: there is a newer state
-                    if attempt == _ATTEMPTS - 1 or self._newest() == number:
+                    if attempt == _ATTEMPTS - 1 or self._newest(index) == number:
                         raise StoreError(
                             f"{self.bucket.url}: content that state {theirs.number} of {self.store.task_name} names is "
                             "not there. To do: publish again from a machine that has it, or remove that state"
@@ -84,7 +95,7 @@ class SharedFolder:
                 write_bytes(theirs_now, joined(theirs_now.read_bytes(), ours))
             for path in sorted({*found.clashes} - spent.keys()):
                 self.bucket.say(f"{path} was changed here and by {theirs.writer}: what is published counts")
-            self._note(State(theirs.number, theirs.files))
+            self._note(_Index(theirs.number, theirs.number, theirs.files))
         return found
 
     def publish(self, concerns: Callable[[str], bool] = travels) -> Changes:
@@ -106,11 +117,11 @@ class SharedFolder:
                     return mine
         raise StoreError(f"{self.store.base} changes faster than it can be published to {self.bucket.url}")
 
-    def _bring(self, mine: Changes, index: State) -> None:
+    def _bring(self, mine: Changes, index: _Index) -> None:
         token = uuid.uuid4().hex
         uploaded: set[str] = set()
         for _ in range(_ATTEMPTS):
-            theirs = self._read(self._newest())
+            theirs = self._read(self._newest(index))
             merged, clashes = outgoing(mine, index.files, theirs.files)
             if clashes:
                 raise StoreConflict(
@@ -130,7 +141,7 @@ class SharedFolder:
         complete = theirs.number == index.number  # else theirs are still to be pulled
         number = (theirs if merged == theirs.files else made).number
         known = {path: one for path, one in index.files.items() if path not in mine.remove} | mine.write
-        self._note(State(number if complete else 0, known))
+        self._note(_Index(number if complete else 0, number, known))
 
     def _put(self, state: State) -> bool:
         path = self._path("states", state_name(state.number))
@@ -172,8 +183,16 @@ class SharedFolder:
         for says_whole in (False, True):
             _all(fetch, [one for one in found.write.items() if says_whole == completes(one[0])])
 
-    def _newest(self) -> int:
-        return max(map(number_of, self.bucket.names(self._path("states"))), default=0)
+    def _newest(self, index: _Index) -> int:
+        """Raises StoreError where states that were there are gone: an emptied bucket must not empty this machine."""
+        number = max(map(number_of, self.bucket.names(self._path("states"))), default=0)
+        if number < index.seen:
+            raise StoreError(
+                f"{self.bucket.url}: state {index.seen} of {self.store.task_name} was there and is not: the store was "
+                f"emptied or replaced. To do: remove {self.store.path(INDEX)} to publish this machine's files anew, or "
+                f"the whole folder {self.store.base} to begin from what is there"
+            )
+        return number
 
     def _read(self, number: int) -> State:
         if not number:
@@ -195,19 +214,20 @@ class SharedFolder:
                     found[path] = entry
         return found
 
-    def _index(self) -> State:
+    def _index(self) -> _Index:
         told = read_json(self.store.path(INDEX), default=None)
         if told is None:
-            return State()
+            return _Index()
         if told["url"] != self.bucket.url:
             raise StoreError(
                 f"{self.store.base} is a working copy of {told['url']}, not of {self.bucket.url}. To do: name another "
                 "folder in VLM_PIPELINE_WORKING_COPY"
             )
-        return State(told["number"], read_files(told["files"]))
+        return _Index(told["number"], told["seen"], read_files(told["files"]))
 
-    def _note(self, state: State) -> None:
-        told = {"url": self.bucket.url, "number": state.number, "files": dump_files(state.files)}
+    def _note(self, index: _Index) -> None:
+        told = {"url": self.bucket.url, "number": index.number, "seen": index.seen}
+        told["files"] = dump_files(index.files)
         write_json(self.store.path(INDEX), told)
 
     def _path(self, *parts: str) -> str:

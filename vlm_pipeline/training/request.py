@@ -35,8 +35,13 @@ class JobSettings(Settings):
     grpo: GrpoSettings | None = None
 
     def training_hash(self) -> str:
-        """Hash of what the weights depend on; how often it is logged or saved, and the budget, do not belong to it."""
+        """Hash of what the weights depend on; how often it is logged or saved, and the budget, do not belong to it.
+
+        Nor does the place of a base model on this machine: what it is stands beside this hash wherever that is used.
+        """
         dumped = self.model_dump(mode="json", exclude={"budget", "grpo"})
+        if Path(self.base_model).is_absolute():
+            del dumped["base_model"]
         for name in (
             "from_adapter",  # the adapter itself, not how it is called, is a part of what a run is made from
             "save_steps",

@@ -71,7 +71,7 @@ def make_training_plan(task: Task, store: TaskStore, log: Callable[[str], None])
     inputs = {
         **require(store, ["training_set"], "Materialize training_set."),
         "base": base_identity(task, store),
-        "settings": content_hash(job.model_dump(mode="json", exclude={"budget", "grpo"})),
+        "settings": content_hash(job.model_dump(mode="json", exclude={"budget", "base_model", "grpo"})),
     }
 
     def make() -> Artifact:
@@ -148,7 +148,8 @@ def make_adapter(
     def make() -> Artifact:
         require_proven(task, store, "training_set")
         follows = kind == "grpo" or task.training.from_adapter in ("promoted", "previous")
-        kept = _kept(start, tables, configuration) if follows else None
+        base = inputs["base"] if Path(job.base_model).is_absolute() else None  # what lies in that folder now
+        kept = _kept(start, tables, configuration, base) if follows else None
         if start is None and kind != "trained":
             kept = store.path("adapters", current_adapter(store) or "missing")
             log("there is no adapter to go on from yet: the fresh one stands for both")
@@ -179,14 +180,16 @@ def make_adapter(
     return make_once(store, ADAPTER_ASSETS[kind], inputs, make, log)
 
 
-def _kept(start: Path | None, tables: list[Path], configuration: str) -> Path | None:
-    """The start itself where neither rows nor settings have changed since it was trained by them."""
+def _kept(start: Path | None, tables: list[Path], configuration: str, base: str | None) -> Path | None:
+    """The start itself where neither rows nor settings, nor a base model in a folder, have changed since it was trained
+    by them."""
     from vlm_pipeline.training.rows import changed_sections, read_rows
 
     if start is None:
         return None
     record = read_record(start)
     same = record.get("configuration_hash") == configuration
+    same = same and base in (None, record["base"]["fingerprint"])
     return start if same and not changed_sections(record, read_rows(tables, "train")) else None
 
 

@@ -129,6 +129,7 @@ def test_a_state_whose_answer_was_lost_is_known_as_ours(
     assert len(states(one)) == 1
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_upload_nothing_is_published_and_the_next_run_sends_the_rest(
     machines: tuple[Machine, Machine], front: Front
 ) -> None:
@@ -174,6 +175,7 @@ def test_killed_in_the_middle_of_an_upload_nothing_is_published_and_the_next_run
     assert two.files()["metrics/base.json"] == "new"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["cut", "500 InternalError", "503 SlowDown"])
 def test_an_upload_that_breaks_goes_on_by_itself(
     machines: tuple[Machine, Machine], front: Front, ending: str
@@ -195,6 +197,7 @@ def test_an_upload_that_breaks_goes_on_by_itself(
     assert len(broken) == 2
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_for_some_seconds_is_waited_for_and_said(
     machines: tuple[Machine, Machine], front: Front
 ) -> None:
@@ -209,6 +212,7 @@ def test_a_store_that_is_away_for_some_seconds_is_waited_for_and_said(
     assert any("no answer" in line and "trying again" in line and one.url in line for line in one.said)
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_away_is_an_error_that_names_it_and_nothing_is_lost(
     machines: tuple[Machine, Machine], front: Front
 ) -> None:
@@ -227,6 +231,7 @@ def test_a_store_that_stays_away_is_an_error_that_names_it_and_nothing_is_lost(
     assert two.files() == {"x": "1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -365,6 +370,7 @@ print(next(line for line in Path("/proc/self/status").read_text().splitlines() i
     assert two.store.path("adapters/1/model.safetensors").stat().st_size == 400 * 2**20
 
 
+@pytest.mark.slow
 def test_a_silent_service_is_not_waited_for_for_ever(
     moto: Moto, machines: tuple[Machine, Machine], front: Front
 ) -> None:

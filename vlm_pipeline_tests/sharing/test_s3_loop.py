@@ -46,7 +46,8 @@ def tasks(tmp_path: Path) -> Path:
     cut_down(tasks / "manual_qa", SECTIONS, questions=4)
     path = tasks / "manual_qa" / "task.yaml"
     settings = yaml.safe_load(path.read_text("utf-8"))
-    settings["sections"] = list(SECTIONS)
+    settings |= {"sections": list(SECTIONS), "base_model": "../base_model"}
+    shutil.copytree(PROJECT / "data" / "base_model", tasks / "base_model")
     settings["training"] |= {"max_steps": 10, "eval_steps": 5, "save_steps": 5}
     path.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
     return tasks
@@ -55,7 +56,10 @@ def tasks(tmp_path: Path) -> Path:
 def test_a_second_machine_with_nothing_of_its_own_computes_nothing(
     tmp_path: Path, tasks: Path, s3_url: str, front: Front
 ) -> None:
-    first, second = (Machine(tmp_path / name, tasks, url=s3_url) for name in ("first", "second"))
+    elsewhere = tmp_path / "elsewhere"  # another checkout, as new as a clone is
+    shutil.copytree(tasks, elsewhere, copy_function=shutil.copyfile)
+    first = Machine(tmp_path / "first", tasks, url=s3_url)
+    second = Machine(tmp_path / "second", elsewhere, url=s3_url)
     output = first.run("manual_qa")
     assert "made for the first time" in output
     for key in ("loopback-id", "loopback-secret"):
@@ -63,7 +67,10 @@ def test_a_second_machine_with_nothing_of_its_own_computes_nothing(
     made = artifacts(first)
 
     output = second.run("manual_qa")
-    assert "made for the first time" not in output and "made again" not in output
+    again = [
+        line for line in output.splitlines() if "made for the first time" in line or "made again" in line
+    ]
+    assert not again
     assert "adapter" in output and "reused" in output
     assert artifacts(second) == made
     kept = [path.read_bytes() for path in second.folder.rglob("*") if path.is_file()]

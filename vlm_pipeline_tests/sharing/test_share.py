@@ -137,6 +137,22 @@ def test_a_state_whose_content_is_gone_is_an_error_that_says_so(in_memory: tuple
         two.folder.pull()
 
 
+def test_a_store_that_was_emptied_does_not_empty_this_machine(in_memory: tuple[Machine, Machine]) -> None:
+    one, two = in_memory
+    one.write("a", "1")
+    one.folder.publish()
+    one.bucket.remove(one.bucket.names("pages/states"))
+    one.write("b", "2")
+    for act in (one.folder.pull, one.folder.publish):
+        with pytest.raises(StoreError, match="emptied or replaced"):
+            act()
+    assert one.files() == {"a": "1", "b": "2"}
+    one.store.path(".shared.json").unlink()  # as the message says
+    one.folder.publish()
+    two.folder.pull()
+    assert two.files() == {"a": "1", "b": "2"}
+
+
 def test_links_out_of_the_store_are_not_published(in_memory: tuple[Machine, Machine], tmp_path: Path) -> None:
     one, two = in_memory
     (tmp_path / "private").write_text("secret")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
+from vlm_pipeline.compute.payload import PayloadError
 from vlm_pipeline.manifest import Artifact, make_once
 from vlm_pipeline.store import TaskStore, write_json
 from vlm_pipeline.task import load_task
@@ -116,3 +119,33 @@ def test_an_adapter_that_follows_the_promoted_one_is_trained_when_rows_change_an
 def test_a_task_that_compares_both_ways_says_what_it_goes_on_from(world):
     with pytest.raises(TaskFileError, match=r"training\.from_adapter does not say what it goes on from"):
         world("", BOTH)
+
+
+@pytest.mark.parametrize("start", ["", "promoted"])
+def test_another_checkouts_base_model_is_the_same_base_and_trains_nothing(world, tmp_path, start):
+    """Two machines share a store: where the base lies on each of them says nothing about what is trained."""
+    one = world(start)
+    first = one.make()
+    write_json(one.store.path("promoted.json"), {"adapter_id": first})
+    path = one.task.root / "task.yaml"
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(one.task.base_model_path, elsewhere)
+    path.write_text(path.read_text().replace(one.task.base_model_path, str(elsewhere)))
+    one.task = load_task(one.task.root)
+    assert one.make() == first and one.trained == [None]
+
+
+def test_other_weights_in_the_same_place_are_another_base(world, tmp_path):
+    one = world("promoted")
+    mine = tmp_path / "mine"
+    shutil.copytree(one.task.base_model_path, mine)
+    path = one.task.root / "task.yaml"
+    path.write_text(path.read_text().replace(one.task.base_model_path, str(mine)))
+    one.task = load_task(one.task.root)
+    first = one.make()
+    write_json(one.store.path("promoted.json"), {"adapter_id": first})
+    (weights,) = mine.glob("*.safetensors")
+    changed = {name: tensor + 0.01 for name, tensor in load_file(weights).items()}
+    save_file(changed, weights, {"format": "pt"})
+    with pytest.raises(PayloadError, match="base"):  # an adapter of the former weights cannot be gone on from
+        one.make()
