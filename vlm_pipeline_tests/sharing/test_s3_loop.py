@@ -140,6 +140,7 @@ def test_a_payload_on_another_machine_fetches_its_request_and_leaves_its_adapter
         assert ended.returncode == 0
 
     monkeypatch.setattr(resources, "run_at", elsewhere)
+    monkeypatch.setattr("vlm_pipeline.compute.meter.BEAT_S", 600.0)  # its ledger moves away, too, meanwhile
     result, failure, _ = run_step(tmp_path, RayPlace(kind="ray", python=sys.executable), request)
     assert result.success, failure
     assert ran, "the adapter was made there"
