@@ -19,8 +19,8 @@ class GrpoSettings(Settings):
     prompts: int = Field(16, gt=0)  # train rows of a step
     answers: int = Field(8, ge=2)  # sampled for each of them, and compared with one another
     answers_at_once: int | None = Field(None, gt=0)  # through the model in training; None: all of a step
-    learning_rate: float = Field(2e-4, gt=0)
-    kl: float = Field(0.02, ge=0)  # weight of the divergence from the start; 0 switches it off
+    learning_rate: float = Field(2e-5, gt=0)  # the embedded base wants 1e-3
+    kl: float = Field(0.04, ge=0)  # weight of the divergence from the start; 0 switches it off
     temperature: float = Field(1.0, gt=0)  # of the sampled answers
     format_penalty: float = Field(0.5, ge=0)  # taken off the reward of an answer without the asked format
     eval_steps: int = Field(20, gt=0)

@@ -147,6 +147,7 @@ class Grpo(Training):
             "max_completion_length": self.job.generation.max_new_tokens,
             "temperature": grpo.temperature,
             "beta": grpo.kl,
+            "loss_type": "dr_grpo",  # a token weighs the same in long and short answers: Liu et al. 2025, arXiv:2503.20783
             "max_grad_norm": settings.clip,
             "gradient_checkpointing": settings.gradient_checkpointing,
             "disable_dropout": True,  # what is trained is what answered
