@@ -67,7 +67,7 @@ def _finding(asks: str, seen: object, expected: object) -> Finding:
 def _runs(hour: Hour, instance: dg.DagsterInstance) -> Finding:
     runs = instance.get_runs()
     bad = [
-        f"{made_by(run)} {run.status.value}"
+        f"{made_by(run)} {run.status.value}: {_why(instance, run)}"
         for run in runs
         if not run.is_success and run.run_id not in hour.killed
     ]
@@ -76,6 +76,23 @@ def _runs(hour: Hour, instance: dg.DagsterInstance) -> Finding:
         f"{len(runs)} runs: {sum(run.is_success for run in runs)} succeeded, {killed} were open at a SIGKILL"
     )
     return Finding("no run failed but those that were killed", not bad, "; ".join([seen, *bad]))
+
+
+def _why(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """What Dagster says of a run that failed, in one line."""
+    told = [entry for entry in instance.all_logs(run.run_id) if entry.is_dagster_event]
+    failures = [
+        one
+        for one in told
+        if one.dagster_event_type in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE)
+    ]
+    if not failures:
+        return f"last told: {told[-1].user_message}" if told else "nothing was told"
+    event = failures[0].get_dagster_event()
+    error = getattr(event.event_specific_data, "error", None)
+    return " ".join(
+        f"{event.message} {error.message if error else ''} {error.cause.message if error and error.cause else ''}".split()
+    )[:600]
 
 
 def _once(instance: dg.DagsterInstance) -> Finding:

@@ -102,6 +102,13 @@ class Hour:
     def kill(self, moment: str, condition: Callable[[], object], seconds: float = 1800.0) -> None:
         """SIGKILL of daemon, code server, runs and payloads when the condition holds; started again at once."""
         self.daemon.wait(lambda: bool(condition()), seconds, moment, every_s=0.02)
+        self.kill_now(moment)
+        time.sleep(5)  # a payload notices by itself that its run is gone
+        self.orphans += [" ".join(words)[:160] for words in self.daemon.processes().values()]
+        self.daemon.start()
+
+    def kill_now(self, moment: str) -> None:
+        """The same without waiting; nothing is started again."""
         with dg.DagsterInstance.from_config(str(self.daemon.home)) as instance:
             self.daemon.kill()
             open_runs = [run for run in instance.get_runs() if not run.is_finished]
@@ -110,9 +117,6 @@ class Hour:
         if looking := self.daemon.in_a_tick():
             cut.append(f"a look of {looking}")
         self.moments.append(f"{moment}; cut short: {', '.join(cut) or 'nothing'}")
-        time.sleep(5)  # a payload notices by itself that its run is gone
-        self.orphans += [" ".join(words)[:160] for words in self.daemon.processes().values()]
-        self.daemon.start()
 
     def _follow(self, noted: Noted, begin: float, end: float) -> None:
         with dg.DagsterInstance.from_config(str(self.daemon.home)) as instance:

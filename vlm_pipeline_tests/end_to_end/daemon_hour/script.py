@@ -140,8 +140,7 @@ def _roll_back(hour: Hour) -> None:
 
 
 def _while_it_is_down(hour: Hour) -> None:
-    hour.daemon.kill()
-    hour.moments.append("with no run at work, and left down for a while")
+    hour.kill_now("at rest, and left down for a while")
     hour.world.write("gaps_more", rows_of("gaps", {**MORE_GAPS, "test": 2}, mark="new"))
     hour.world.bring("late", seed=7)
     hour.world.bring("later", seed=8)
