@@ -26,7 +26,9 @@ class GrpoSettings(Settings):
     eval_steps: int = Field(20, gt=0)
     val_rows: int = Field(256, gt=0)  # answered at every evaluation; start and end are compared on them
     patience: int = Field(5, gt=0)  # evaluations without a better task score before stopping
-    longer: float = Field(1.5, gt=1)  # val answers longer than this many times the start's are suspicious
+    longer: float = Field(
+        1.5, gt=1
+    )  # val answers so many times longer or shorter than the start's are suspicious
     refusals: float = Field(
         0.02, ge=0, le=1
     )  # so is a larger rise of the share that refuses what has an answer

@@ -17,7 +17,7 @@ from vlm_pipeline.training.grpo.reward import Judged
 
 NO_GAIN = "no reward gain is demonstrated on val rows"
 FORMAT_ONLY = "the reward gain came with format only: the content of the answers is not demonstrably better"
-LONGER = "length grew"
+LONGER, SHORTER = "length grew", "length fell"
 REFUSALS = "refusals rose"
 
 
@@ -81,10 +81,11 @@ def _verdicts(
             f"{FORMAT_ONLY} (format valid {was['format_valid']:.0%} to {became['format_valid']:.0%}, content "
             f"{was['content']:.3f} to {became['content']:.3f})"
         )
+    tokens = f"from {was['answer_tokens']:.1f} to {became['answer_tokens']:.1f} tokens an answer"
     if became["answer_tokens"] > settings.longer * was["answer_tokens"]:
-        found.append(
-            f"{LONGER} from {was['answer_tokens']:.1f} to {became['answer_tokens']:.1f} tokens an answer"
-        )
+        found.append(f"{LONGER} {tokens}")
+    if became["answer_tokens"] * settings.longer < was["answer_tokens"]:
+        found.append(f"{SHORTER} {tokens}")
     if became["refusing"] - was["refusing"] > settings.refusals:
         found.append(
             f"{REFUSALS} where the gold answer does not refuse: {was['refusing']:.1%} to {became['refusing']:.1%} of the rows"

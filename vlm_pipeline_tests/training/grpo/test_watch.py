@@ -4,7 +4,16 @@ import pytest
 
 from vlm_pipeline.settings.grpo import GrpoSettings
 from vlm_pipeline.training.grpo.reward import Judged
-from vlm_pipeline.training.grpo.watch import FORMAT_ONLY, LONGER, NO_GAIN, REFUSALS, Look, sentence, watch
+from vlm_pipeline.training.grpo.watch import (
+    FORMAT_ONLY,
+    LONGER,
+    NO_GAIN,
+    REFUSALS,
+    SHORTER,
+    Look,
+    sentence,
+    watch,
+)
 
 SETTINGS = GrpoSettings()
 GROUPS = tuple(f"page {number}" for number in range(40))
@@ -46,6 +55,12 @@ def test_longer_answers_are_named():
     (verdict,) = verdicts(look(0), look(20, content=0.8, tokens=16))
     assert verdict == f"{LONGER} from 10.0 to 16.0 tokens an answer"
     assert verdicts(look(0), look(20, content=0.8, tokens=15)) == []
+
+
+def test_answers_that_collapse_are_named():
+    (verdict,) = verdicts(look(0), look(20, content=0.8, tokens=1))
+    assert verdict == f"{SHORTER} from 10.0 to 1.0 tokens an answer"
+    assert verdicts(look(0), look(20, content=0.8, tokens=7)) == []
 
 
 def test_more_refusals_are_named():
