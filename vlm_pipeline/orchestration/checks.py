@@ -97,8 +97,8 @@ def task_checks(task: Task) -> list[dg.AssetChecksDefinition]:
         blocking=True,
         description="What GRPO needs is here, before anything is trained that it would go on from.",
     )
-    def grpo_can_run() -> dg.AssetCheckResult:
-        return _result(lambda: grpo_verdict(task))
+    def grpo_can_run(loop: LoopOptions) -> dg.AssetCheckResult:
+        return _result(task, loop, lambda told, _: grpo_verdict(told))
 
     checks = [
         has_usable_rows, no_leakage, balanced_rows, verified_format, same_prompts, within_budget, fair_comparison

@@ -7,6 +7,7 @@ import pytest
 
 from vlm_pipeline.definitions import build_defs
 from vlm_pipeline.orchestration.checks import task_checks
+from vlm_pipeline.orchestration.resources import LoopOptions
 from vlm_pipeline.task import load_task
 from vlm_pipeline.training.grpo import needs
 
@@ -59,6 +60,7 @@ def test_a_task_without_the_setting_has_neither_asset_nor_check(folder: Path) ->
 
 def test_a_missing_package_stops_the_run_at_the_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "find_spec", lambda name: None)
+    monkeypatch.setenv("VLM_PIPELINE_STORE", str(folder.parent / "store"))
     check = _checks(folder)["grpo_can_run"]
     (spec,) = check.check_specs
     assert spec.blocking and spec.asset_key == dg.AssetKey(["demo", "plan"])
@@ -66,7 +68,7 @@ def test_a_missing_package_stops_the_run_at_the_plan(folder: Path, monkeypatch: 
     @dg.asset(key=spec.asset_key)
     def plan() -> None: ...
 
-    result = dg.materialize([plan, check], raise_on_error=False)
+    result = dg.materialize([plan, check], resources={"loop": LoopOptions()}, raise_on_error=False)
     (found,) = result.get_asset_check_evaluations()
     assert not result.success and not found.passed
     assert "pip install 'vlm_pipeline[grpo]'" in str(found.description)

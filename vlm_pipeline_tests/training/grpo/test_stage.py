@@ -81,7 +81,7 @@ class World:
         write_record(
             folder,
             {
-                "base": {"fingerprint": "one"}, "template_hash": "", "image_settings": None, "settings": {}, "seed": 0,
+                "base": {"fingerprint": request["base"]}, "template_hash": "", "image_settings": None, "settings": {}, "seed": 0,
                 "adapted_modules": [], "trainable_parameters": 0, "loss_curve": [], "throughput": {},
                 "training_set": {"section_versions": read_rows(parsed.formatted, "train").section_versions()},
                 "configuration_hash": job.grpo_hash() if rewarded else job.training_hash(),
