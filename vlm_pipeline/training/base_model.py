@@ -151,7 +151,7 @@ def load_base(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    from vlm_pipeline.training.shortcuts import linear_patches
+    from vlm_pipeline.training.shortcuts import lean_activations, linear_patches
 
     config = load_config(folder)
     auto_class = AutoModelForImageTextToText if has_images(config) else AutoModelForCausalLM
@@ -170,6 +170,7 @@ def load_base(
         model = auto_class.from_pretrained(folder, dtype=dtype, **extra)
     model.requires_grad_(False)
     linear_patches(model)
+    lean_activations(model)
     for module in model.modules():
         # bitsandbytes repacks 4-bit weights for inference at the first evaluation on AVX-512 CPUs, for good, and the
         # repacked product has no gradient (seen with 0.50).
