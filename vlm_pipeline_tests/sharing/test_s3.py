@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,20 +72,25 @@ def test_what_one_machine_publishes_another_one_has_and_nothing_is_asked_twice(
     assert [one.method for one in front.requests] == ["GET"] * 4, "one look at states and one at rows each"
 
 
+def overtaken_by(machine: Machine) -> Callable[[Request], str]:
+    """Trouble: the machine publishes when the first state of another one is about to be put."""
+    overtaken = threading.Event()
+
+    def overtake(request: Request) -> str:
+        if request.puts_a_state and not overtaken.is_set():
+            overtaken.set()
+            machine.folder.publish()
+        return ""
+
+    return overtake
+
+
 def test_of_two_writers_at_once_one_is_told(machines: tuple[Machine, Machine], front: Front) -> None:
     """Both have seen the same state; the second state is put while the first writer is about to put its own."""
     one, two = machines
     one.write("x", "first")
     two.write("x", "second")
-    published = threading.Event()
-
-    def overtake(request: Request) -> str:
-        if request.puts_a_state and not published.is_set():
-            published.set()
-            two.folder.publish()
-        return ""
-
-    front.trouble = overtake
+    front.trouble = overtaken_by(two)
     with pytest.raises(StoreConflict, match="Nothing was overwritten"):
         one.folder.publish()
     one.folder.pull()
@@ -95,15 +101,7 @@ def test_writers_of_different_files_both_arrive(machines: tuple[Machine, Machine
     one, two = machines
     one.write("a", "1")
     two.write("b", "2")
-    overtaken = threading.Event()
-
-    def overtake(request: Request) -> str:
-        if request.puts_a_state and not overtaken.is_set():
-            overtaken.set()
-            two.folder.publish()
-        return ""
-
-    front.trouble = overtake
+    front.trouble = overtaken_by(two)
     one.folder.publish()
     for machine in machines:
         machine.folder.pull()

@@ -5,19 +5,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
 from vlm_pipeline.compute.payload import PayloadError
-from vlm_pipeline.manifest import Artifact, make_once
 from vlm_pipeline.store import TaskStore, write_json
 from vlm_pipeline.task import load_task
 from vlm_pipeline.task_yaml import TaskFileError
 from vlm_pipeline.training import stage
 from vlm_pipeline.training.record import read_record
 from vlm_pipeline.training.stage import current_adapter, make_adapter
+from vlm_pipeline_tests.training.rows_again import write_rows_again
 from vlm_pipeline_tests.training.runs import run
 
 TASK = """\
@@ -48,16 +47,7 @@ class World:
 
     def edit(self, section: str) -> None:
         """Rows of this section are made again."""
-        names, hashes = (self.rows.column(name).to_pylist() for name in ("section", "content_hash"))
-        hashes = [f"{one}+" if name == section else one for name, one in zip(names, hashes, strict=True)]
-        place = self.rows.schema.get_field_index("content_hash")
-        self.rows = self.rows.set_column(place, "content_hash", pa.array(hashes))
-        for name in self.task.sections.names:
-            path = self.store.section("formatted", name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(self.rows.filter(pa.compute.equal(self.rows["section"], name)), path)
-        version = str(hash(tuple(hashes)))
-        make_once(self.store, "training_set", {"rows": version}, lambda: Artifact(version))
+        self.rows = write_rows_again(self.store, self.task.sections.names, self.rows, section)
 
     def make(self, kind: str = "trained") -> str:
         """Id of the adapter that the asset then holds."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vlm_pipeline.manifest import Artifact, make_once, read_manifest
+from vlm_pipeline.manifest import read_manifest
 from vlm_pipeline.store import TaskStore, write_json
 from vlm_pipeline.task import load_task
 from vlm_pipeline.task_yaml import TaskFileError
@@ -17,6 +16,7 @@ from vlm_pipeline.training.grpo import needs
 from vlm_pipeline.training.record import RECORD_FILE, read_record, write_record
 from vlm_pipeline.training.request import parse_request
 from vlm_pipeline.training.stage import current_adapter, make_adapter
+from vlm_pipeline_tests.training.rows_again import write_rows_again
 
 TASK = """\
 name: demo
@@ -51,16 +51,7 @@ class World:
         self.task = task_of(self.folder, self.model, more)
 
     def edit(self, section: str) -> None:
-        names, hashes = (self.rows.column(name).to_pylist() for name in ("section", "content_hash"))
-        hashes = [f"{one}+" if name == section else one for name, one in zip(names, hashes, strict=True)]
-        place = self.rows.schema.get_field_index("content_hash")
-        self.rows = self.rows.set_column(place, "content_hash", pa.array(hashes))
-        for name in self.task.sections.names:
-            path = self.store.section("formatted", name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(self.rows.filter(pa.compute.equal(self.rows["section"], name)), path)
-        version = str(hash(tuple(hashes)))
-        make_once(self.store, "training_set", {"rows": version}, lambda: Artifact(version))
+        self.rows = write_rows_again(self.store, self.task.sections.names, self.rows, section)
 
     def make(self, kind: str) -> str:
         make_adapter(self.task, self.store, self._payload, lambda text: None, kind=kind)
