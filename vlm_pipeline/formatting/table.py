@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,15 +172,32 @@ def read_table_metadata(path: Path | str) -> dict[str, Any]:
 
 
 def read_formatted_rows(
-    paths: Path | str | Iterable[Path | str], columns: list[str] | None = None
+    paths: Path | str | Iterable[Path | str],
+    columns: list[str] | None = None,
+    splits: Sequence[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of formatted tables as dicts, streamed."""
+    """Rows of formatted tables as dicts, streamed; with `splits` (then `columns` hold "split") of these alone."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
+
+    wanted = None if splits is None else pa.array(list(splits), pa.string())
 
     for path in [paths] if isinstance(paths, str | Path) else paths:
         with pq.ParquetFile(path, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                if wanted is not None:
+                    batch = batch.filter(pc.is_in(batch.column("split"), wanted))
                 yield from batch.to_pylist()
+
+
+def split_rows(paths: Iterable[Path | str], splits: Sequence[str]) -> int:
+    """How many rows of these splits there are."""
+    import pyarrow.parquet as pq
+
+    return sum(
+        pq.read_table(path, columns=[], filters=[("split", "in", list(splits))]).num_rows for path in paths
+    )
 
 
 def formatted_row(example: Example, made: Formatted, seen: str, image_folder: Path) -> dict[str, Any]:

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 class HostedPredictor:
     """Asks one provider's model, many rows at once."""
 
+    rows_at_once: int | None = 20_000
+
     def __init__(
         self,
         name: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,7 @@ def conversation_asks(formatted: Sequence[Path | str], splits: Sequence[str]) ->
 
 def stream_asks(formatted: Sequence[Path | str], splits: Sequence[str]) -> Iterator[Ask]:
     """`conversation_asks`, one at a time."""
-    for row in read_formatted_rows(list(formatted), _COLUMNS):
-        if row["split"] not in splits:
-            continue
+    for row in read_formatted_rows(list(formatted), _COLUMNS, splits):
         images = [
             _image_ref(path, sha)
             for path, sha in zip(row["images"] or (), row["image_sha256"] or (), strict=True)
@@ -171,23 +169,20 @@ class HostedSession:
         run_id: str | None,
         part: Sequence[int] | None = None,
     ) -> None:
-        self._part = part
         self._task, self._store, self._formatted, self._splits = task, store, formatted, splits
+        self._part = part
         ledger = store.path("spend", f"{run_id}.jsonl") if run_id else None
         self.budget = Budget(task.budget.money_usd, ledger)
-        self._asks: list[Ask] | None = None
 
     @property
-    def asks(self) -> list[Ask]:
-        if self._asks is None:
-            self._asks = part_of(conversation_asks(self._formatted, self._splits), self._part)
-        return self._asks
+    def asks(self) -> Iterable[Ask]:
+        return part_of(stream_asks(self._formatted, self._splits), self._part)
 
     def answer(
         self,
         settings: Any,
         output: Path,
-        write: Callable[[Any, Any, Sequence[Ask], Path, Callable[[], dict[str, Any]]], Counts],
+        write: Callable[[Any, Any, Iterable[Ask], Path, Callable[[], dict[str, Any]]], Counts],
     ) -> dict[str, Any]:
         """Write the table through `write` and return its counts, or {"status": why not}."""
         fine_tuned = isinstance(settings, OpenAIFineTunedPredictor)

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
+from vlm_pipeline.formatting.table import read_formatted_rows
 from vlm_pipeline.inference.plan import ImageInput, Prompt
 from vlm_pipeline.inference.prediction import Ask, Prediction, answered, failed
 from vlm_pipeline.settings.data import ImageSettings
@@ -41,22 +40,19 @@ log = logging.getLogger(__name__)
 
 def read_asks(formatted: Sequence[Path | str], splits: Sequence[str]) -> list[Ask]:
     """The rows of these splits as requests: the ids before the answer, and their pictures."""
-    asks = []
-    for path in formatted:
-        table = pq.read_table(path, columns=_COLUMNS, filters=[("split", "in", list(splits))])
-        for row in table.to_pylist():
-            ids = tuple(row["input_ids"][: row["n_prompt"]])
-            pictures = zip(
-                row["images"] or (), row["image_sha256"] or (), row["image_grid"] or (), strict=True
-            )
-            images = tuple(ImageInput(sha, tuple(grid), path) for path, sha, grid in pictures)
-            asks.append(
-                Ask(
-                    row["id"], row["section"], row["group"], row["split"], content_hash(ids, length=32),
-                    tuple(image.sha256 for image in images), Prompt(ids, images),
-                )
-            )  # fmt: skip
-    return asks
+    return list(stream_prompts(formatted, splits))
+
+
+def stream_prompts(formatted: Sequence[Path | str], splits: Sequence[str]) -> Iterator[Ask]:
+    """`read_asks`, one at a time."""
+    for row in read_formatted_rows(list(formatted), _COLUMNS, splits):
+        ids = tuple(row["input_ids"][: row["n_prompt"]])
+        pictures = zip(row["images"] or (), row["image_sha256"] or (), row["image_grid"] or (), strict=True)
+        images = tuple(ImageInput(sha, tuple(grid), path) for path, sha, grid in pictures)
+        yield Ask(
+            row["id"], row["section"], row["group"], row["split"], content_hash(ids, length=32),
+            tuple(image.sha256 for image in images), Prompt(ids, images),
+        )  # fmt: skip
 
 
 class LocalEngine:
@@ -177,6 +173,8 @@ class LocalEngine:
 
 class LocalPredictor:
     """The base of `engine`, with or without an adapter, free or held to a pattern."""
+
+    rows_at_once = 20_000
 
     def __init__(
         self,

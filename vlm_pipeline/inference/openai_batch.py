@@ -39,6 +39,8 @@ class BatchPredictor(HostedPredictor):
     journal when its answers are stored.
     """
 
+    rows_at_once = None  # one batch after the other would be a day after the other
+
     def __init__(
         self, name: str, api: Api, generation: GenerationSettings, *, journal: Path, wait_s: float,
         poll_s: float = 10.0, **options: Any,

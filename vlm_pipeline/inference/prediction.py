@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
     ]
 )
 _META = b"vlm_pipeline"
+_VERSIONED = ("id", "prompt_hash", "text", "finish_reason", "error", "sample")
+_VERSION_ROWS = 10_000  # hashed together
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +66,15 @@ class Ask:
         return [replace(self, sample=number) for number in range(count)]
 
 
-def part_of(asks: Sequence[Ask], part: Sequence[int] | None) -> list[Ask]:
+def part_of(asks: Iterable[Ask], part: Sequence[int] | None) -> Iterable[Ask]:
     """The rows of one worker of several, `part` being [its number from 0, workers]; None: all rows.
 
     Questions about the same pictures stay together, so that each worker reads its pages once.
     """
     if part is None:
-        return list(asks)
+        return asks
     number, workers = part
-    return [ask for ask in asks if int(content_hash(ask.images or ask.prompt_hash), 16) % workers == number]
+    return (ask for ask in asks if int(content_hash(ask.images or ask.prompt_hash), 16) % workers == number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +125,16 @@ def failed(
     )  # fmt: skip
 
 
-def write_predictions(path: Path, predictions: Sequence[Prediction], about: dict[str, Any]) -> None:
-    """Write the table atomically; `about` (predictor, fingerprint, generation settings) goes into its metadata."""
-    columns = {name: [getattr(row, name) for row in predictions] for name in _FIELDS}
-    table = pa.table(columns, schema=SCHEMA).replace_schema_metadata(
-        {_META: json.dumps(about, sort_keys=True).encode()}
-    )
-    write_table(path, table)
+def prediction_table(predictions: Sequence[Prediction]) -> pa.Table:
+    """Rows as columns."""
+    return pa.table({name: [getattr(row, name) for row in predictions] for name in _FIELDS}, schema=SCHEMA)
+
+
+def write_predictions(path: Path, parts: Sequence[pa.Table], about: dict[str, Any]) -> None:
+    """Write the table of these `prediction_table`s atomically; `about` (predictor, fingerprint, generation settings)
+    goes into its metadata."""
+    metadata = {_META: json.dumps(about, sort_keys=True).encode()}
+    write_table(path, pa.concat_tables([SCHEMA.empty_table(), *parts]).replace_schema_metadata(metadata))
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -143,5 +148,8 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def predictions_version(path: Path) -> str:
     """Data version of a table: who was asked what and answered what; not cost, latency or cache hits."""
-    table = pq.read_table(path, columns=["id", "prompt_hash", "text", "finish_reason", "error", "sample"])
-    return content_hash([read_about(path), table.to_pydict()])
+    versions = [content_hash(read_about(path))]
+    with pq.ParquetFile(path) as table:
+        for rows in table.iter_batches(batch_size=_VERSION_ROWS, columns=list(_VERSIONED)):
+            versions.append(content_hash(rows.select(_VERSIONED).to_pydict()))
+    return content_hash(versions)

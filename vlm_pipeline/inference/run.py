@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.compute.payload import PayloadError, Reporter
+from vlm_pipeline.formatting.table import split_rows
 from vlm_pipeline.inference.formats import PatternError, answer_pattern
-from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, read_asks
+from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, stream_prompts
 from vlm_pipeline.inference.predict import Counts, predict_table
 from vlm_pipeline.inference.prediction import Ask, part_of, predictions_version
 from vlm_pipeline.inference.predictors import NOT_RUN, availability, is_local
@@ -67,15 +69,17 @@ class _Session:
         self.run_id, self._part = run_id, part
         self.task, self.store, self.reporter, self.adapters = task, store, reporter, adapters
         self.formatted, self.splits = formatted, splits
-        self._asks: list[Ask] | None = None
         self._engine: LocalEngine | None = None
         self._hosted: Any = None
 
     @property
-    def asks(self) -> list[Ask]:
-        if self._asks is None:
-            self._asks = part_of(read_asks(self.formatted, self.splits), self._part)
-        return self._asks
+    def asks(self) -> Iterable[Ask]:
+        return part_of(stream_prompts(self.formatted, self.splits), self._part)
+
+    @cached_property
+    def rows(self) -> int | None:
+        """How many rows there are to answer, where all are this worker's."""
+        return None if self._part else split_rows(self.formatted, self.splits)
 
     @property
     def engine(self) -> LocalEngine:
@@ -133,7 +137,7 @@ class _Session:
         self,
         settings: Any,
         predictor: Any,
-        asks: Sequence[Ask],
+        asks: Iterable[Ask],
         output: Path,
         about: Callable[[], dict[str, Any]] = dict,
     ) -> Counts:
@@ -144,8 +148,9 @@ class _Session:
             return {"settings": settings.model_dump(mode="json", exclude={"generation"}), **about()}
 
         counts = predict_table(
-            predictor, asks, cache_folder=self.store.cache, output=output, about=described, progress=progress
-        )
+            predictor, asks, cache_folder=self.store.cache, output=output, about=described, progress=progress,
+            expected=self.rows,
+        )  # fmt: skip
         self.reporter.say(
             f"{predictor.name}: {counts.rows} rows, {counts.asked} asked, {counts.reused} reused, "
             f"{counts.failed} failed, {counts.seconds:.1f} s, {counts.cost_usd:.4f} USD"

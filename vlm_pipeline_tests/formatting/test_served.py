@@ -14,7 +14,7 @@ from vlm_pipeline.formatting import load_processor
 from vlm_pipeline.formatting.served_stage import served_report
 from vlm_pipeline.formatting.stage import parity_report
 from vlm_pipeline.inference.hosted_run import conversation_asks
-from vlm_pipeline.inference.prediction import answered, write_predictions
+from vlm_pipeline.inference.prediction import answered, prediction_table, write_predictions
 from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import Task
 from vlm_pipeline_tests.formatting.tasks import SECTIONS, formatted, write_task
@@ -163,7 +163,7 @@ def predicted(task: Task, store: TaskStore, name: str, **changed: Any) -> None:
         rows.append(
             answered(ask, name, finish_reason="stop", tokens_out=3, latency_s=0.1, cost_usd=0.0, **answer)
         )
-    write_predictions(store.path("predictions", f"{name}.parquet"), rows, {})
+    write_predictions(store.path("predictions", f"{name}.parquet"), [prediction_table(rows)], {})
 
 
 def test_without_tokens_prompt_counts_and_greedy_answers_are_compared(

@@ -32,6 +32,7 @@ class Echo:
         self.failing: set[str] = set()
         self.asked: list[str] = []
         self.batch = batch
+        self.rows_at_once: int | None = None
 
     @property
     def deterministic(self) -> bool:
@@ -126,6 +127,28 @@ def test_equal_requests_of_two_rows_are_asked_once(tmp_path):
         "r1",
         "r2",
     ]
+
+
+def test_rows_asked_some_at_a_time_give_the_table_of_all_at_once(tmp_path):
+    texts = [f"text {n % 8}" for n in range(11)]  # three requests stand in two parts
+    whole, parted = Echo(), Echo()
+    parted.rows_at_once = 4
+    seen: list[tuple[int, int]] = []
+    run(Echo(), asks(texts[:2]), tmp_path / "parted")  # two answers are known
+    for name, predictor in (("whole", whole), ("parted", parted)):
+        place = {"cache_folder": tmp_path / name / "cache", "output": tmp_path / name / "echo.parquet"}
+        if name == "parted":
+            place |= {"progress": lambda done, total: seen.append((done, total)), "expected": 11}
+        counts = predict_table(predictor, iter(asks(texts)), **place)
+        assert (counts.rows, counts.asked) == (11, 8 if name == "whole" else 6)
+    tables = [tmp_path / name / "echo.parquet" for name in ("whole", "parted")]
+    assert [row.text for row in read_predictions(tables[0])] == [
+        row.text for row in read_predictions(tables[1])
+    ]
+    assert predictions_version(tables[0]) == predictions_version(tables[1])
+    assert seen[0] == (2, 9) and seen[-1] == (6, 6), (
+        "what the cache holds of later rows is seen when they come"
+    )
 
 
 def test_sampled_answers_never_come_from_the_cache(tmp_path):

@@ -19,7 +19,7 @@ from vlm_pipeline.examples.stage import make_raw
 from vlm_pipeline.formatting.probes import make_probes
 from vlm_pipeline.formatting.stage import make_formatted, make_training_set
 from vlm_pipeline.inference.local import read_asks
-from vlm_pipeline.inference.prediction import answered, write_predictions
+from vlm_pipeline.inference.prediction import answered, prediction_table, write_predictions
 from vlm_pipeline.inference.stage import make_predictions
 from vlm_pipeline.promotion.stage import Promotion, make_promotion, present_formats
 from vlm_pipeline.scoring.decision_stage import make_comparison
@@ -132,7 +132,8 @@ class Answers:
         ]  # fmt: skip
         default = TaskStore(request["store_name"], request["store"]).path("predictions")
         output = Path(request.get("output") or default) / f"{name}.parquet"
-        write_predictions(output, rows, {"predictor": name, "adapter": request["adapters"]})
+        about = {"predictor": name, "adapter": request["adapters"]}
+        write_predictions(output, [prediction_table(rows)], about)
         return {"rows": len(rows), "asked": len(rows), "reused": 0, "failed": 0}
 
     def _right(self, name: str, ask: Any) -> bool:

@@ -93,13 +93,24 @@ def test_one_prediction_table_is_written_as_a_workbook_on_demand(tmp_path, monke
     from openpyxl import load_workbook
 
     from vlm_pipeline.__main__ import main
-    from vlm_pipeline.inference.prediction import SCHEMA, Ask, answered, failed, write_predictions
+    from vlm_pipeline.inference.prediction import (
+        SCHEMA,
+        Ask,
+        answered,
+        failed,
+        prediction_table,
+        write_predictions,
+    )
 
     monkeypatch.setenv("VLM_PIPELINE_STORE", str(tmp_path / "store"))
     asks = [Ask(f"r{n}", "s", "g", "test", "hash", (), None) for n in range(2)]
     answer = {"finish_reason": "stop", "tokens_in": 5, "tokens_out": 2, "latency_s": 0.5, "cost_usd": 0.25}
     rows = [answered(asks[0], "gpt", text="=1+1", **answer), failed(asks[1], "gpt", "the server said no")]
-    write_predictions(tmp_path / "store" / "demo" / "predictions" / "gpt.parquet", rows, {"model": "gpt-4o"})
+    write_predictions(
+        tmp_path / "store" / "demo" / "predictions" / "gpt.parquet",
+        [prediction_table(rows)],
+        {"model": "gpt-4o"},
+    )
     assert main(["excel", "demo", "gpt", str(tmp_path / "out.xlsx")]) == 0
     book = load_workbook(tmp_path / "out.xlsx")
     header, first, second = ([cell.value for cell in row] for row in book["Predictions"].iter_rows())
