@@ -247,7 +247,7 @@ class _Finder:
         listing = self._is_listing()
         letters = [m for m in signs.LETTER.finditer(self.body) if m[1].upper() in self.options.by_letter]
         alone = self._is_alone(letters)
-        for match in at_both_ends(letters, 25, 45):
+        for match in at_both_ends(letters, 20, 30):
             place = self.options.by_letter[match[1].upper()]
             start, end = match.span()
             clause = self._clause(start)
@@ -323,7 +323,7 @@ class _Finder:
     def _by_text(self) -> None:
         if self.options.pattern is None:
             return
-        for match in at_both_ends(list(self.options.pattern.finditer(self.body)), 25, 45):
+        for match in at_both_ends(list(self.options.pattern.finditer(self.body)), 20, 30):
             place = self.options.of_text(match[0])
             start, end = match.span()
             own = re.search(

@@ -135,7 +135,7 @@ def extract_score(text: str, low: float, high: float) -> Extraction:
 
 
 def _numeric(body: str, low: float, high: float) -> Extraction:
-    candidates = at_both_ends(_candidates(body, low, high), 20, 40)
+    candidates = at_both_ends(_candidates(body, low, high), 15, 30)
     best: tuple[int, int] | None = None
     result, refused = NOTHING, ""
     usable = [c for c in candidates if low <= c.value <= high and c.top in (None, high)]
