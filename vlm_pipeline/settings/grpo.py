@@ -25,6 +25,7 @@ class GrpoSettings(Settings):
     format_penalty: float = Field(0.5, ge=0)  # taken off the reward of an answer without the asked format
     eval_steps: int = Field(20, gt=0)
     val_rows: int = Field(256, gt=0)  # answered at every evaluation; start and end are compared on them
+    val_answers: int = Field(4, ge=0)  # sampled to each of them besides the greedy one; 0: none
     patience: int = Field(5, gt=0)  # evaluations without a better task score before stopping
     longer: float = Field(
         1.5, gt=1

@@ -165,25 +165,41 @@ class Grpo(Training):
 
     def _sample(self, rows: Sequence[Row]) -> list[tuple[list[int], Judged]]:
         """One answer to each row, which may stand there several times; seeded by run, step, row and number."""
-        settings, generation = self.settings, self.job.generation
+        sampled = self._answered(rows, self.progress.step)
+        for row, (ids, judged) in zip(rows, sampled, strict=True):
+            self.meter.count(row.n_prompt + len(ids), row.n_prompt + len(ids), 1)
+            self.progress.tokens += row.n_prompt + len(ids)
+            self._sampled.append(judged)
+        return sampled
+
+    def _answered(self, rows: Sequence[Row], occasion: int | str) -> list[tuple[list[int], Judged]]:
+        """A sampled answer to each of the rows, with its stop token, and what it is worth."""
+        generation = self.job.generation
         sampling = GenerationSettings(
             max_new_tokens=generation.max_new_tokens,
             stop=generation.stop,
             do_sample=True,
             temperature=self.grpo.temperature,
         )
-        key, step = (settings.seed, self.progress.step), range(len(rows))
-        seeds = [int(content_hash([*key, rows[place].id, place], 15), 16) for place in step]
+        seeds = [
+            int(content_hash([self.settings.seed, occasion, row.id, place], 15), 16)
+            for place, row in enumerate(rows)
+        ]
         sampled = []
         for row, answer in zip(rows, self.evaluator.answers(rows, sampling, seeds), strict=True):
             if answer.error is not None:
                 raise PayloadError(f"row {row.id} cannot be answered: {answer.error}")
             ids = [*answer.ids, *([] if answer.end is None else [answer.end])]
             sampled.append((ids, self.judge(row, answer.text, len(answer.ids))))
-            self.meter.count(row.n_prompt + len(ids), row.n_prompt + len(ids), 1)
-            self.progress.tokens += row.n_prompt + len(ids)
-        self._sampled += [judged for _, judged in sampled]
         return sampled
+
+    def _drawn(self, rows: Sequence[Row]) -> tuple[tuple[Judged, ...], ...]:
+        """`val_answers` sampled answers to each of the rows, with the same seeds at every look."""
+        count = self.grpo.val_answers
+        if not count:
+            return ()
+        judged = [one for _, one in self._answered([row for row in rows for _ in range(count)], "val")]
+        return tuple(tuple(judged[place : place + count]) for place in range(0, len(judged), count))
 
     def _after_step(self, logs: dict[str, float]) -> bool:
         """Log the step, look at val where it is due; returns whether to stop."""
@@ -233,7 +249,10 @@ class Grpo(Training):
                 f"grpo compares start and end on val rows, and none can be scored: {self.evaluator.gate.why_off}"
             )
         judged = tuple(self.judge(row, answer.text, len(answer.ids)) for row, answer in answered)
-        self.looks.append(Look(self.progress.step, judged, tuple(row.group for row, _ in answered)))
+        rows = [row for row, _ in answered]
+        self.looks.append(
+            Look(self.progress.step, judged, tuple(row.group for row in rows), self._drawn(rows))
+        )
         seen = figures(judged, self.grpo.format_penalty)
         self.reporter.say("val answers: " + ", ".join(f"{name} {value:.3f}" for name, value in seen.items()))
         if len(self.looks) > 1:

@@ -1,5 +1,7 @@
 """The watch for reward hacking: what the answers to the same val rows were at the start and are at the end.
 
+Two kinds of answers are compared: the greedy ones, which are what ships, and several sampled ones to each row, whose mean
+reward is what GRPO raises; it moves with every answer's probability, where a greedy answer changes or does not.
 A reward can rise because answers got better, because they merely took the asked shape, or because they found a gap in the
 scorer. The first is wanted; the others are said aloud, on the record.
 """
@@ -28,6 +30,7 @@ class Look:
     step: int
     judged: tuple[Judged, ...]
     groups: tuple[str, ...]
+    sampled: tuple[tuple[Judged, ...], ...] = ()  # answers drawn to each row; none where none are wanted
 
 
 def figures(judged: Sequence[Judged], penalty: float) -> dict[str, float]:
@@ -46,21 +49,29 @@ def watch(before: Look, after: Look, settings: GrpoSettings) -> dict[str, Any]:
     if before.groups != after.groups:
         raise ValueError("start and end were measured on different rows")
     penalty = settings.format_penalty
-    reward, content = (
-        compare_means(new, old, before.groups).as_dict()
-        for new, old in (
-            [[one.reward(penalty) for one in look.judged] for look in (after, before)],
-            [[one.content for one in look.judged] for look in (after, before)],
-        )
-    )
     was, became = figures(before.judged, penalty), figures(after.judged, penalty)
-    found = _verdicts(was, became, reward, content, settings)
+    reward, content = _differences(
+        *([(one,) for one in look.judged] for look in (before, after)), before.groups, penalty
+    )
+    gains = [(reward, content)]
+    sampled: dict[str, Any] = {}
+    if before.sampled and after.sampled:
+        gains.append(_differences(before.sampled, after.sampled, before.groups, penalty))
+        sampled = {
+            "answers": len(before.sampled[0]),
+            "before": figures([one for answers in before.sampled for one in answers], penalty),
+            "after": figures([one for answers in after.sampled for one in answers], penalty),
+            "reward": gains[1][0],
+            "content": gains[1][1],
+        }
+    found = _verdicts(was, became, gains, settings)
     return {
         "rows": len(before.judged),
         "before": {"step": before.step, **was},
         "after": {"step": after.step, **became},
         "reward": reward,
         "content": content,
+        **({"sampled": sampled} if sampled else {}),
         "verdicts": found,
         "suspicions": [one for one in found if one != NO_GAIN],  # stand before a promotion
     }
@@ -69,14 +80,15 @@ def watch(before: Look, after: Look, settings: GrpoSettings) -> dict[str, Any]:
 def _verdicts(
     was: dict[str, float],
     became: dict[str, float],
-    reward: dict[str, Any],
-    content: dict[str, Any],
+    gains: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     settings: GrpoSettings,
 ) -> list[str]:
+    """`gains`: the differences in reward and in content, of greedy and of sampled answers."""
     found = []
-    if not _demonstrated(reward):
+    shown = [content for reward, content in gains if _demonstrated(reward)]
+    if not shown:
         found.append(NO_GAIN)
-    elif not _demonstrated(content):
+    elif not any(map(_demonstrated, shown)):
         found.append(
             f"{FORMAT_ONLY} (format valid {was['format_valid']:.0%} to {became['format_valid']:.0%}, content "
             f"{was['content']:.3f} to {became['content']:.3f})"
@@ -93,6 +105,22 @@ def _verdicts(
     return found
 
 
+def _differences(
+    before: Sequence[Sequence[Judged]],
+    after: Sequence[Sequence[Judged]],
+    groups: Sequence[str],
+    penalty: float,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Paired differences of the rows' mean reward and mean content."""
+    reward, content = (
+        compare_means(
+            *([mean(map(worth, answers)) for answers in rows] for rows in (after, before)), groups
+        ).as_dict()
+        for worth in (lambda one: one.reward(penalty), lambda one: one.content)
+    )
+    return reward, content
+
+
 def _demonstrated(difference: dict[str, Any]) -> bool:
     """Whether the whole interval lies above zero."""
     return difference["low"] is not None and difference["low"] > 0
@@ -100,10 +128,16 @@ def _demonstrated(difference: dict[str, Any]) -> bool:
 
 def sentence(watched: dict[str, Any]) -> str:
     """The outcome in one sentence."""
+    sampled = watched.get("sampled")
+    of_sampled = f"; of {sampled['answers']} sampled answers to each {_rise(sampled)}" if sampled else ""
+    told = "; ".join(watched["verdicts"]) or "the watch has nothing to say"
+    return f"val reward {_rise(watched)} on {watched['rows']} rows{of_sampled}; {told}"
+
+
+def _rise(watched: dict[str, Any]) -> str:
     reward = watched["reward"]
     interval = "" if reward["low"] is None else f" [{reward['low']:+.3f}, {reward['high']:+.3f}]"
-    told = "; ".join(watched["verdicts"]) or "the watch has nothing to say"
     return (
-        f"val reward {watched['before']['reward']:.3f} to {watched['after']['reward']:.3f}, paired difference "
-        f"{reward['difference']:+.3f}{interval} on {watched['rows']} rows; {told}"
+        f"{watched['before']['reward']:.3f} to {watched['after']['reward']:.3f}, paired difference "
+        f"{reward['difference']:+.3f}{interval}"
     )

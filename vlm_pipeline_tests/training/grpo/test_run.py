@@ -75,6 +75,7 @@ def test_a_run_writes_an_adapter_with_the_watch_on_its_record(done, start, score
     assert record["steps"] == 2 and record["training_set"]["rows"] == len(read_rows([scores], "train"))
     assert watched["rows"] == len(read_rows([scores], "val")) == 6 and watched["before"]["step"] == 0
     assert watched["after"]["step"] == record["chosen_step"] > 0
+    assert watched["sampled"]["answers"] == 4 and "sampled answers" in watched["sentence"]
     assert watched["sentence"] in ears.text and isinstance(watched["verdicts"], list)
     assert record["proof"]["moved"] > 0 and record["proof"]["reloaded"] < 1e-4
     assert metadata["steps"] == 2

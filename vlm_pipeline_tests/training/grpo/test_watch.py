@@ -51,6 +51,30 @@ def test_no_gain_is_no_gain():
     assert verdicts(look(0), look(20, content=0.2)) == [NO_GAIN]
 
 
+def drawn(step, *, greedy=0.5, content=0.5, formatted=1.0):
+    """The answers of `look`, and four drawn to each row, of another worth."""
+    one = look(step, content, formatted)
+    return Look(step, look(step, greedy).judged, GROUPS, tuple((answer,) * 4 for answer in one.judged))
+
+
+def test_a_gain_of_sampled_answers_is_seen_where_no_greedy_answer_changes():
+    watched = watch(drawn(0), drawn(20, content=0.8), SETTINGS)
+    assert watched["verdicts"] == [] and watched["reward"]["difference"] == 0
+    assert watched["sampled"]["answers"] == 4 and watched["sampled"]["content"]["low"] > 0
+    assert "of 4 sampled answers to each 0.375 to 0.600" in sentence(watched)
+
+
+def test_a_gain_of_sampled_answers_by_format_alone_is_called_so():
+    (verdict,) = watch(drawn(0, formatted=0.5), drawn(20), SETTINGS)["verdicts"]
+    assert verdict.startswith(FORMAT_ONLY)
+
+
+def test_better_content_of_sampled_answers_clears_a_greedy_gain_by_format():
+    before, after = drawn(0), drawn(20, content=0.8)
+    before = Look(0, look(0, formatted=0.5).judged, GROUPS, before.sampled)
+    assert watch(before, after, SETTINGS)["verdicts"] == []
+
+
 def test_longer_answers_are_named():
     (verdict,) = verdicts(look(0), look(20, content=0.8, tokens=16))
     assert verdict == f"{LONGER} from 10.0 to 16.0 tokens an answer"
