@@ -1,7 +1,6 @@
-"""Row stages beside TRL's preparation, one changed section, and memory over rows. Prints one JSON line.
+"""Row stages beside TRL's preparation, and one changed section. Prints one JSON line.
 
     python -m benchmarks.formatting [--rows 12410 --pages 1034 --trl-rows 240]
-    python -m benchmarks.formatting --memory 10000 100000 1000000
 
 Ours: every stage and check between raw JSONL and proven, tokenized, labelled Parquet rows, validated OpenAI JSONL and
 the data set, over all rows; then once more after the answers of one of ten sections were changed in the one source
@@ -19,9 +18,7 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -165,31 +162,6 @@ def trl(source: Path, processor_path: str, rows: int) -> dict[str, Any]:
     }
 
 
-def peak_memory(processor_path: str, rows: int) -> dict[str, Any]:
-    """Peak resident bytes and seconds of a child process that takes `rows` text rows through all stages."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.formatting", "--processor", processor_path, "--child-rows", str(rows)],
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def child(processor_path: str, rows: int) -> dict[str, Any]:
-    folder = Path(tempfile.mkdtemp(prefix="vlm_pipeline-bench-"))
-    try:
-        write_source(folder / "bench", rows, 0, (0, 0), processor_path)
-        started = time.perf_counter()
-        made = ours(folder / "bench")
-        return {
-            "rows": made["rows"],
-            "seconds": round(time.perf_counter() - started, 2),
-            "stages": {name: round(value, 2) for name, value in made["seconds"].items()},
-            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        }
-    finally:
-        shutil.rmtree(folder)
-
-
 def default_processor() -> str:
     """The real Qwen2-VL processor of the test data where it is there, else that of the embedded base."""
     real = Path(os.environ.get("VLM_PIPELINE_TEST_DATA", "")) / "tokenizers" / "qwen2-vl-2b-instruct"
@@ -207,18 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--size", type=int, nargs=2, default=(868, 1120), help="page width and height in pixels"
     )
-    parser.add_argument(
-        "--memory", type=int, nargs="+", help="only peak memory, at these numbers of text rows"
-    )
-    parser.add_argument("--child-rows", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    if args.child_rows:
-        print(json.dumps(child(args.processor, args.child_rows)))
-        return 0
-    if args.memory:
-        curve = [peak_memory(args.processor, n) for n in args.memory]
-        print(json.dumps({"benchmark": "formatting_memory", "curve": curve}))
-        return 0
     result = side_by_side(args)
     print(json.dumps(result))
     missed = [name for name, holds in result["targets"].items() if not holds]
