@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,8 @@ from vlm_pipeline.training.memory import TokenBudget
 from vlm_pipeline.training.plan import computed_tokens
 from vlm_pipeline.training.rows import Row
 from vlm_pipeline.training.throughput import Throughput
+
+T = TypeVar("T")
 
 
 class Gradients:
@@ -72,12 +75,16 @@ class Gradients:
         self._meter.discard()
         total = torch.zeros((), device=self._accelerator.device)
         passes = self._packer.passes(bundles, budget, padded=not self._packed)
-        for one in passes[self._accelerator.process_index :: self._accelerator.num_processes]:
+        for one in self._mine(passes):
             loss = self._loss([([rows[index] for index in bundle.rows], bundle.prefix) for bundle in one])
             (loss / supervised).backward()
             total += loss.detach()
         self.tokens = computed_tokens(passes)
         return total
+
+    def _mine(self, passes: Sequence[T]) -> Sequence[T]:
+        """This process's share of a step's passes."""
+        return passes[self._accelerator.process_index :: self._accelerator.num_processes]
 
     def _loss(self, bundles: list[tuple[list[Row], int]]) -> torch.Tensor:
         """Sum of the loss over supervised tokens of one forward pass."""
@@ -93,5 +100,7 @@ class Gradients:
     def _prefetch(self, upcoming: list[list[Bundle]]) -> None:
         if self._forward.features is None or not self._packed:
             return
-        rows = [self._packer.rows[bundle.rows[0]] for step in upcoming for bundle in step]
+        passes = [self._mine(self._packer.passes(step, self._budget.tokens)) for step in upcoming]
+        bundles = (bundle for step in passes for one in step for bundle in one)
+        rows = [self._packer.rows[bundle.rows[0]] for bundle in bundles]
         self._forward.features.prefetch((row, number) for row in rows for number in range(len(row.images)))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 import vlm_pipeline
 from vlm_pipeline.training.record import read_record
+from vlm_pipeline.training.step import Gradients
 from vlm_pipeline_tests.training.runs import make_request, run
 
 
@@ -26,6 +28,25 @@ def one(tmp_path_factory, vision_model, table):
 
 
 SETTINGS = {"epochs": 1, "token_budget": 80}  # several passes a step, shared by the processes
+
+
+def test_a_process_reads_ahead_the_pictures_of_its_own_passes_alone():
+    """Those of others nobody would fetch: they would fill the places of what is read ahead, for good."""
+    rows = [SimpleNamespace(images=[f"page {number}"]) for number in range(8)]
+    bundles = [SimpleNamespace(rows=[number]) for number in range(8)]
+    packer = SimpleNamespace(rows=rows, passes=lambda step, budget: [step[:2], step[2:3], step[3:]])
+    read = {}
+    for process in (0, 1):
+        features = SimpleNamespace(
+            prefetch=lambda images, process=process: read.update({process: list(images)})
+        )
+        gradients = Gradients(
+            torch.nn.Linear(1, 1), SimpleNamespace(features=features), packer, None,
+            SimpleNamespace(process_index=process, num_processes=2), SimpleNamespace(tokens=80), None, packed=True,
+        )  # fmt: skip
+        gradients._prefetch([bundles[:4], bundles[4:]])
+    pictures = {process: [row.images[number] for row, number in found] for process, found in read.items()}
+    assert pictures == {0: [f"page {n}" for n in (0, 1, 3, 4, 5, 7)], 1: ["page 2", "page 6"]}
 
 
 def launch(request, module, folder):
