@@ -43,7 +43,7 @@ class Blocks:
 def make_blocks(inputs: ReportInputs, view: Comparison, rows: Sequence[Row]) -> Blocks:
     counts, first, total = quarantine_tables(inputs.quarantine)
     return Blocks(
-        training_facts=training_facts(inputs.adapter),
+        training_facts=training_facts(inputs.adapter, inputs.rewarded),
         plan_facts=list(flatten(inputs.plan or {}).items())[:40],
         weak=weak_block(inputs.weak, view),
         quarantine=counts,
@@ -57,10 +57,16 @@ def make_blocks(inputs: ReportInputs, view: Comparison, rows: Sequence[Row]) -> 
     )
 
 
-def training_facts(record: Mapping[str, Any] | None) -> Facts:
-    """What an adapter is and how fast it was trained; lists and long hashes stay in the provenance."""
-    if not record:
-        return []
+def training_facts(record: Mapping[str, Any] | None, rewarded: Mapping[str, Any] | None = None) -> Facts:
+    """What an adapter is and how fast it was trained; lists and long hashes stay in the provenance. `rewarded`: the
+    record of the adapter that went on by reward, whose watch is told."""
+    facts = _trained(record) if record else []
+    if rewarded:
+        facts += [("Adapter by reward", rewarded.get("id")), ("Its reward", rewarded["grpo"]["sentence"])]
+    return [(name, value) for name, value in facts if value is not None and value != ""]
+
+
+def _trained(record: Mapping[str, Any]) -> Facts:
     facts: Facts = [("Adapter", record.get("id"))]
     base = record.get("base")
     facts.append(("Base model", PurePath(str(base.get("model"))).name if isinstance(base, Mapping) else base))
@@ -77,7 +83,7 @@ def training_facts(record: Mapping[str, Any] | None) -> Facts:
     throughput = record.get("throughput") or {}
     for key, value in (flatten(throughput) if isinstance(throughput, Mapping) else {}).items():
         facts.append((key.replace("_", " ").replace(".", ": ").capitalize(), value))
-    return [(name, value) for name, value in facts if value is not None and value != ""]
+    return facts
 
 
 _FINDINGS = {"weak": "weak", "undecided": "undecided", "strong": "above the bar"}

@@ -28,6 +28,7 @@ class ReportInputs:
     title         name for people; the task's name when None
     task          the task's settings as plain values (name, sections, predictors, base model, prompt, thresholds)
     adapter       record.json of the compared adapter: loss curve, throughput, hashes
+    rewarded      record.json of the adapter that went on by reward, where the task has one: its watch
     weak          weak_sections.json
     weak_rows     formatted rows that weak_sections.json names, as in `rows`; their answers are in the same tables
     rounds        history of the self-driving loop, oldest first
@@ -50,6 +51,7 @@ class ReportInputs:
     title: str | None = None
     task: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] | None = None
+    rewarded: Mapping[str, Any] | None = None
     weak: Mapping[str, Any] | None = None
     weak_rows: TableLike = None
     rounds: Sequence[Mapping[str, Any]] = ()

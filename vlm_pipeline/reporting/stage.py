@@ -121,12 +121,17 @@ def library_versions() -> dict[str, str]:
     return found
 
 
+def _record(store: TaskStore, kind: str) -> dict[str, Any] | None:
+    """The record of the adapter that this task's asset of this kind holds."""
+    adapter = current_adapter(store, kind)
+    return read_json(store.path("adapters", adapter, "record.json"), default=None) if adapter else None
+
+
 def report_inputs(task: Task, store: TaskStore, data_version: str | None = None) -> Any:
     from vlm_pipeline.reporting.inputs import ReportInputs
 
     comparison = read_json(store.path("comparison.json"))
     ready = [one["name"] for one in comparison["predictors"] if one["status"] == "measured"]
-    adapter = current_adapter(store)
     weak = read_json(store.path("weak_sections.json"), default=None)
     metrics = {name: read_json(store.path("metrics", f"{name}.json")) for name in ready}
     tables = {name: store.path("predictions", f"{name}.parquet") for name in ready}
@@ -138,7 +143,8 @@ def report_inputs(task: Task, store: TaskStore, data_version: str | None = None)
         scores={name: store.path("metrics", f"{name}.parquet") for name in ready},
         title=task.title or task.name,
         task=task.model_dump(mode="json"),
-        adapter=read_json(store.path("adapters", adapter, "record.json"), default=None) if adapter else None,
+        adapter=_record(store, "trained"),
+        rewarded=_record(store, "grpo") if task.grpo else None,
         probes={name: found["probes"] for name, found in metrics.items() if found.get("probes")} or None,
         weak=weak,
         weak_rows=read_formatted(task, store, [weak["split"]], REPORTED_COLUMNS) if weak else None,

@@ -36,6 +36,17 @@ def test_equal_inputs_give_equal_bytes(small: ReportInputs, tmp_path: Path) -> N
     assert _bytes(tmp_path / "a") == a, "building again over itself changes something"
 
 
+def test_what_the_watch_says_of_an_adapter_by_reward_stands_in_the_report(
+    small: ReportInputs, tmp_path: Path
+) -> None:
+    said = "val reward 0.300 to 0.370; the reward gain came with format only"
+    rewarded = {"id": "5e1f", "grpo": {"sentence": said}}
+    for name, inputs in (("with", replace(small, rewarded=rewarded)), ("without", small)):
+        build_report(inputs, tmp_path / name)
+    page, other = ((tmp_path / name / "index.html").read_text() for name in ("with", "without"))
+    assert said in page and said not in other
+
+
 def test_files_of_a_report(built: BuiltReport) -> None:
     present = set(_bytes(built.folder))
     for name in (
