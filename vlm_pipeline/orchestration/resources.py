@@ -120,7 +120,7 @@ class PayloadClient(dg.ConfigurableResource):
         command = payload_command(module, path, place, task.root if task else Path())
         work = request.get("predictors", [TRAINING])
         meter = metered(accelerator_ledger(store), work) if needs_device else nullcontext({})
-        environment = payload_environment(place) | (travelling_environment(store) if remote else {})
+        environment = payload_environment(place) | (travelling_environment(store, request) if remote else {})
         around = _fetched_back if remote else kept_safe
         try:
             with meter as counted:

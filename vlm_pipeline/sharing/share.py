@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vlm_pipeline.sharing.trouble import Say, StoreError
 from vlm_pipeline.store import TaskStore, store_root, store_url
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from vlm_pipeline.sharing.rows import SharedRows
 
 EVERY_S = 300.0  # a payload's checkpoints and answers are published this often while it runs
-TRAVELLING_VARIABLE = (
-    "VLM_PIPELINE_SHARED_FOLDER"  # tells a payload away from here which folder to fetch first
-)
+TRAVELLING_VARIABLE = "VLM_PIPELINE_SHARED_FOLDER"  # tells a payload away from here which folders to fetch first; it writes into one
 _CHECKED: set[tuple[int, str]] = set()
 LOG: Say = logging.getLogger("vlm_pipeline").info
 
@@ -101,25 +100,37 @@ def kept_safe(store: TaskStore, say: Say = LOG, every_s: float = EVERY_S) -> Ite
         watcher.join()
 
 
-def travelling_environment(store: TaskStore) -> dict[str, str]:
-    """What a payload on another machine needs to see this store under the path that it has here."""
+def travelling_environment(store: TaskStore, request: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """What a payload on another machine needs to see this store under the path that it has here, with what its request
+    names of other folders: a run of few rows asks the adapter of the full one."""
     url = store_url()
     if url is None or not is_shared(store):
         return {}
     return {
         "VLM_PIPELINE_STORE": url,
         "VLM_PIPELINE_WORKING_COPY": str(store.root),
-        TRAVELLING_VARIABLE: store.task_name,
+        TRAVELLING_VARIABLE: os.pathsep.join([store.task_name, *_others(store, request or {})]),
     }
+
+
+def _others(store: TaskStore, request: Mapping[str, Any]) -> list[str]:
+    """Folders of other runs in the same store that a request's adapters lie in."""
+    named = [request.get("from_adapter"), *(request.get("adapters") or {}).values()]
+    inside = [
+        Path(path).relative_to(store.root) for path in named if path and Path(path).is_relative_to(store.root)
+    ]
+    return sorted({path.parts[0] for path in inside} - {store.task_name})
 
 
 @contextmanager
 def travelling(say: Say) -> Iterator[None]:
     """The payload's side of it: fetch the folder, keep it safe, publish it. Nothing where the launcher is near."""
-    folder = os.environ.get(TRAVELLING_VARIABLE)
+    folder, *others = os.environ.get(TRAVELLING_VARIABLE, "").split(os.pathsep)
     if not folder:
         yield
         return
+    for other in others:
+        pull(TaskStore(other), say)
     with shared(TaskStore(folder), say) as store, kept_safe(store, say):
         yield
 

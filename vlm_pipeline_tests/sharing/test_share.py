@@ -13,6 +13,7 @@ from vlm_pipeline import __main__ as command
 from vlm_pipeline.inference.cache import RowCache
 from vlm_pipeline.redaction import redact
 from vlm_pipeline.sharing import share
+from vlm_pipeline.sharing.folder import SharedFolder
 from vlm_pipeline.sharing.rows import segments
 from vlm_pipeline.sharing.share import is_shared, kept_safe, shared
 from vlm_pipeline.sharing.tidy import Tidied, tidy
@@ -29,6 +30,27 @@ def test_what_one_machine_publishes_another_one_has(in_memory: tuple[Machine, Ma
     one.folder.publish()
     two.folder.pull()
     assert two.files() == {"metrics/base.json": "1", ".manifests/metrics/base.json": "2"}
+
+
+def test_a_worker_elsewhere_has_the_adapter_of_the_full_run_too(
+    in_memory: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = in_memory
+    one.write("formatted/torque.parquet", "rows")
+    one.folder.publish()
+    full = TaskStore("full", one.root)
+    full.path("adapters", "a").mkdir(parents=True)
+    full.path("adapters", "a", "record.json").write_text("{}")
+    SharedFolder(full, one.bucket).publish()
+    monkeypatch.setenv("VLM_PIPELINE_STORE", one.url)
+    monkeypatch.setenv("VLM_PIPELINE_WORKING_COPY", str(one.root))
+    request = {"adapters": {"tuned": str(full.path("adapters", "a")), "other": "/elsewhere/b", "base": None}}
+    told = share.travelling_environment(one.store, request)
+    for name, value in {**told, "VLM_PIPELINE_WORKING_COPY": str(two.root)}.items():
+        monkeypatch.setenv(name, value)
+    with share.travelling(two.said.append):
+        assert two.files() == {"formatted/torque.parquet": "rows"}
+        assert TaskStore("full").path("adapters", "a", "record.json").read_text() == "{}"
 
 
 def test_times_travel_so_that_nothing_is_hashed_again(in_memory: tuple[Machine, Machine]) -> None:
