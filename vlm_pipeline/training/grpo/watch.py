@@ -18,6 +18,7 @@ from vlm_pipeline.settings.grpo import GrpoSettings
 from vlm_pipeline.training.grpo.reward import Judged
 
 NO_GAIN = "no reward gain is demonstrated on val rows"
+WORSE = "the greedy answers, which ship, are demonstrably worse"
 FORMAT_ONLY = "the reward gain came with format only: the content of the answers is not demonstrably better"
 LONGER, SHORTER = "length grew", "length fell"
 REFUSALS = "refusals rose"
@@ -93,6 +94,8 @@ def _verdicts(
             f"{FORMAT_ONLY} (format valid {was['format_valid']:.0%} to {became['format_valid']:.0%}, content "
             f"{was['content']:.3f} to {became['content']:.3f})"
         )
+    if (high := gains[0][0]["high"]) is not None and high < 0:
+        found.append(f"{WORSE} (reward {was['reward']:.3f} to {became['reward']:.3f})")
     tokens = f"from {was['answer_tokens']:.1f} to {became['answer_tokens']:.1f} tokens an answer"
     if became["answer_tokens"] > settings.longer * was["answer_tokens"]:
         found.append(f"{LONGER} {tokens}")

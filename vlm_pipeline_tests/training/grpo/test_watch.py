@@ -10,6 +10,7 @@ from vlm_pipeline.training.grpo.watch import (
     NO_GAIN,
     REFUSALS,
     SHORTER,
+    WORSE,
     Look,
     sentence,
     watch,
@@ -48,7 +49,7 @@ def test_a_gain_by_format_alone_is_called_so():
 
 def test_no_gain_is_no_gain():
     assert verdicts(look(0), look(20)) == [NO_GAIN]
-    assert verdicts(look(0), look(20, content=0.2)) == [NO_GAIN]
+    assert verdicts(look(0), look(20, content=0.2)) == [NO_GAIN, f"{WORSE} (reward 0.375 to 0.150)"]
 
 
 def drawn(step, *, greedy=0.5, content=0.5, formatted=1.0):
@@ -62,6 +63,11 @@ def test_a_gain_of_sampled_answers_is_seen_where_no_greedy_answer_changes():
     assert watched["verdicts"] == [] and watched["reward"]["difference"] == 0
     assert watched["sampled"]["answers"] == 4 and watched["sampled"]["content"]["low"] > 0
     assert "of 4 sampled answers to each 0.375 to 0.600" in sentence(watched)
+
+
+def test_a_gain_of_sampled_answers_does_not_hide_that_greedy_ones_got_worse():
+    (verdict,) = watch(drawn(0), drawn(20, greedy=0.3, content=0.8), SETTINGS)["verdicts"]
+    assert verdict == f"{WORSE} (reward 0.375 to 0.225)"
 
 
 def test_a_gain_of_sampled_answers_by_format_alone_is_called_so():
