@@ -8,6 +8,7 @@ counted at its upper bound, so the limit may stop a little early and never late.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import threading
 import uuid
@@ -25,8 +26,11 @@ class Budget:
         self.limit_usd = limit_usd
         self._ledger = ledger
         self._lock = threading.Lock()
-        self._amounts: dict[str, float] = {}  # ours
-        self._others: dict[str, float] = {}  # other processes'
+        self._own = uuid.uuid4().hex  # every ticket of ours begins with it
+        self._numbers = itertools.count()
+        self._open: dict[str, float] = {}  # our calls that are not settled
+        self._others: dict[str, float] = {}  # other processes' calls
+        self._total = 0.0  # kept, not summed: a run may make a million calls
         self._read_to = 0
 
     @property
@@ -34,12 +38,12 @@ class Budget:
         """Settled calls and the upper bounds of open ones."""
         with self._lock:
             self._refresh()
-            return self._total()
+            return self._total
 
     def reserve(self, upper_usd: float, what: str = "the next call") -> str:
         """Set the upper bound of a call aside and return its ticket. Raises BudgetExhausted."""
         with self._lock:
-            ticket = uuid.uuid4().hex
+            ticket = f"{self._own}-{next(self._numbers)}"
             if self._ledger is None:
                 self._check(upper_usd, what)
             else:
@@ -49,27 +53,25 @@ class Budget:
                     self._refresh()
                     self._check(upper_usd, what)
                     self._append(handle, ticket, upper_usd)
-            self._amounts[ticket] = upper_usd
+            self._open[ticket] = upper_usd
+            self._total += upper_usd
             return ticket
 
     def settle(self, ticket: str, usd: float) -> None:
         """Replace a reservation by what the call cost (0: it was refused and costs nothing)."""
         with self._lock:
-            self._amounts[ticket] = usd
+            self._total += usd - self._open.pop(ticket)
             if self._ledger is not None:
                 with self._ledger.open("ab+") as handle:
                     fcntl.flock(handle, fcntl.LOCK_EX)
                     self._append(handle, ticket, usd)
 
     def _check(self, upper_usd: float, what: str) -> None:
-        total = self._total()
+        total = self._total
         if total + upper_usd > self.limit_usd * (1 + 1e-9):
             raise BudgetExhausted(
                 f"not asked: {what} may cost {upper_usd:.6f} USD, {total:.6f} of {self.limit_usd:.6f} USD are spent or promised"
             )
-
-    def _total(self) -> float:
-        return sum(self._amounts.values()) + sum(self._others.values())
 
     def _append(self, handle: object, ticket: str, usd: float) -> None:
         handle.write(json.dumps({"call": ticket, "usd": usd}).encode() + b"\n")  # type: ignore[attr-defined]
@@ -88,5 +90,7 @@ class Budget:
                     entry = json.loads(line)
                 except ValueError:
                     continue  # torn by a killed writer
-                if entry["call"] not in self._amounts:
-                    self._others[entry["call"]] = float(entry["usd"])
+                call, usd = entry["call"], float(entry["usd"])
+                if not call.startswith(self._own):
+                    self._total += usd - self._others.get(call, 0.0)
+                    self._others[call] = usd
