@@ -198,9 +198,14 @@ _TRAINED_BYTES, _TRAINED_TOKEN_BYTES = 1_500, 8
 MOST_TRAINED_TOKENS = 2**31 - 1  # of a training set: Arrow's 32-bit offsets
 
 
+ROWS_AT_ONCE = 20_000  # of a prediction table, questions in memory
+_ANSWERED_BYTES = 600
+
+
 def asked_memory(rows: int, prompt_tokens: float) -> int:
-    """Bytes of the process that predicts, for its rows and answers; the model comes on top."""
-    return int(rows * (_ASKED_BYTES + prompt_tokens * _ASKED_TOKEN_BYTES))
+    """Bytes of the process that predicts, for its questions and all answers; the model comes on top."""
+    questions = min(rows, ROWS_AT_ONCE) * (_ASKED_BYTES + prompt_tokens * _ASKED_TOKEN_BYTES)
+    return int(questions + rows * _ANSWERED_BYTES)
 
 
 def scored_memory(rows: int, predictors: int, scorers: int) -> int:

@@ -24,6 +24,15 @@ class Pushed:
     private: bool
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where the hub refuses, answers badly or is not there: its own errors, those of httpx,
+    and RuntimeError, which a second try after a failed connection ends with (huggingface_hub 1.x closes its client)."""
+    from httpx import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    return HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError
+
+
 def push_folder(
     folder: Path | str,
     repository: str,
@@ -40,9 +49,7 @@ def push_folder(
     The repository is made private when it does not exist. One that exists and is public is refused while `private`
     holds. Endpoint and token come from HF_ENDPOINT and HF_TOKEN. Raises HubError.
     """
-    from httpx import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     env = os.environ if env is None else env
     token = env.get(TOKEN_VARIABLE)
@@ -64,7 +71,7 @@ def push_folder(
         )
     except HubError:
         raise
-    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:
+    except hub_errors() as error:
         reason = str(error).replace(token, "[token]").strip().splitlines()
         raise HubError(
             f"{repository} was not pushed: {reason[0] if reason else type(error).__name__}"

@@ -40,9 +40,10 @@ def pinned(hub: str, known: Path) -> str:
 
 def _commit(name: str, revision: str | None) -> str:
     """Raises ConnectionError where the hub gives no answer, FileNotFoundError where it says that there is nothing."""
-    from httpx import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    from vlm_pipeline.hub import hub_errors
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=os.environ.get("HF_TOKEN") or None)
     try:
@@ -53,5 +54,5 @@ def _commit(name: str, revision: str | None) -> str:
             f"the hub has no data set {name}{'@' + revision if revision else ''} for this token ({reason}); check "
             "source.hub in task.yaml and HF_TOKEN"
         ) from None
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except hub_errors() as error:
         raise ConnectionError(str(error).strip().splitlines()[0]) from None

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from vlm_pipeline.estimates import conversation_tokens
+from vlm_pipeline.estimates import ROWS_AT_ONCE, conversation_tokens
 from vlm_pipeline.formatting.conversation import Conversation
 from vlm_pipeline.inference.apis import SAMPLING, Api
 from vlm_pipeline.inference.budget import Budget, BudgetExhausted
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class HostedPredictor:
     """Asks one provider's model, many rows at once."""
 
-    rows_at_once: int | None = 20_000
+    rows_at_once: int | None = ROWS_AT_ONCE
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_pipeline.estimates import ROWS_AT_ONCE
 from vlm_pipeline.formatting.table import read_formatted_rows
 from vlm_pipeline.inference.plan import ImageInput, Prompt
 from vlm_pipeline.inference.prediction import Ask, Prediction, answered, failed
@@ -174,7 +175,7 @@ class LocalEngine:
 class LocalPredictor:
     """The base of `engine`, with or without an adapter, free or held to a pattern."""
 
-    rows_at_once = 20_000
+    rows_at_once: int | None = ROWS_AT_ONCE
 
     def __init__(
         self,

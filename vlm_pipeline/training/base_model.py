@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_pipeline.compute.payload import PayloadError
+from vlm_pipeline.hub import hub_errors
 from vlm_pipeline.settings.training import QuantizationSettings
 from vlm_pipeline.store import content_hash, file_hash, read_json, write_json
 from vlm_pipeline.training.base_shape import no_revision, not_found
@@ -48,7 +49,7 @@ def _download(repository: str, revision: str | None) -> Path:
         return Path(snapshot_download(repository, revision=revision, ignore_patterns=skipped))
     except RevisionNotFoundError as error:
         raise PayloadError(no_revision(repository, revision)) from error
-    except (ValueError, OSError) as error:  # the hub's errors are OSErrors
+    except hub_errors() as error:
         raise PayloadError(not_found(repository, error)) from error
 
 

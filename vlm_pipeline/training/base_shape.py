@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pipeline.compute.payload import PayloadError
+from vlm_pipeline.hub import hub_errors
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -96,7 +97,7 @@ def _on_hub(repository: str, revision: str | None) -> BaseShape:
         raise PayloadError(
             f"base_model {repository} has no *.safetensors weights (pickled weights are not read)"
         ) from error
-    except (OSError, ValueError, SafetensorsParsingError) as error:  # the hub's HTTP errors are OSErrors
+    except (*hub_errors(), SafetensorsParsingError) as error:
         raise PayloadError(not_found(repository, error)) from error
     return BaseShape(
         config, {name: tuple(tensor.shape) for file in files for name, tensor in file.tensors.items()}

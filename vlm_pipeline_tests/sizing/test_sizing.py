@@ -213,3 +213,15 @@ def test_the_command_gives_figures_as_json_and_refuses_in_one_sentence(
     ]:
         assert main(["sizing", "manual_qa", *words]) == 2
         assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_a_hub_that_is_not_there_is_said_in_one_sentence(tmp_path: Path) -> None:
+    """Its client, closed after the first failure, ends the second try with a RuntimeError."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vlm_pipeline", "sizing", "manual_qa", "--prompt-tokens", "9", "--model", "nobody/nothing"],
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "VLM_PIPELINE_TASKS": str(PROJECT / "data"),
+             "VLM_PIPELINE_STORE": str(tmp_path), "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "0"},
+        capture_output=True, text=True, timeout=120, cwd=PROJECT,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "base_model nobody/nothing is neither a folder" in done.stderr
