@@ -40,7 +40,7 @@ runpy.run_module("vlm_pipeline.training", run_name="__main__", alter_sys=True)
 """
 
 
-def make_request(folder: Path, name: str, steps: int | None, epochs: int = 2) -> dict[str, Any]:
+def make_request(folder: Path, name: str, steps: int | None, epochs: int = 4) -> dict[str, Any]:
     """A training request over `folder/rows.parquet`; nothing is evaluated or saved on the way."""
     training = {
         "epochs": epochs, "batch_size": 12, "accumulation": 4, "learning_rate": 2e-4, "token_budget": 1_100,

@@ -214,7 +214,7 @@ class Training:
         self.trainable = [value for value in self.model.parameters() if value.requires_grad]
         self.optimizer = make_optimizer(self.trainable, settings)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
-        self.meter = Throughput(self.model, self.device)
+        self.meter = Throughput(self.model, self.device, self.accelerator.num_processes)
         self.gradients = Gradients(
             self.model, self.forward, self.packer, self.processor, self.accelerator, self.budget, self.meter,
             packed=self.packed,

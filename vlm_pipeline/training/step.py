@@ -53,11 +53,22 @@ class Gradients:
             if alone or self._agree() == agreed:
                 break
         if not alone:
-            loss = self._accelerator.reduce(loss, "sum")
-            for value in self._parameters:
-                own = torch.zeros_like(value) if value.grad is None else value.grad
-                value.grad = self._accelerator.reduce(own, "sum")
+            loss = self._summed(loss)
         return float(loss) / supervised
+
+    def _summed(self, loss: torch.Tensor) -> torch.Tensor:
+        """Sum the gradients over processes, in place, the meter's counts, and the loss, which is returned: all in one
+        message, since each waits for the slowest process anew."""
+        counts = torch.tensor(self._meter.pending, dtype=torch.float32, device=loss.device)
+        own = [torch.zeros_like(value) if value.grad is None else value.grad for value in self._parameters]
+        parts = [loss, counts, *own]
+        message = torch.cat([part.flatten().float() for part in parts])
+        summed = self._accelerator.reduce(message, "sum").split([part.numel() for part in parts])
+        loss, counts, *gradients = summed
+        self._meter.pending = tuple(map(round, counts.tolist()))
+        for value, gradient in zip(self._parameters, gradients, strict=True):
+            value.grad = gradient.reshape(value.shape).to(value.dtype)
+        return loss
 
     def _agree(self) -> int:
         """All processes go on with the smallest of their token budgets, since it decides who takes which pass."""

@@ -14,16 +14,19 @@ _WINDOW_STEPS = 20
 
 
 class Throughput:
-    """Counts computed tokens and the tokens of the rows they stand for; `seconds` exclude evaluation and saving."""
+    """Counts computed tokens and the tokens of the rows they stand for; `seconds` exclude evaluation and saving.
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    `pending`: tokens, row tokens and rows of the step under way, of this process until they are summed over all.
+    """
+
+    def __init__(self, model: Any, device: torch.device, processes: int = 1) -> None:
         self._device = device
         embedding = model.get_input_embeddings().weight.numel()
         language = (
             sum(value.numel() for value in model.get_base_model().get_decoder().parameters()) - embedding
         )
         self._flops_per_token = lora_flops_per_token(language)
-        self._peak = matmul_peak(device, next(model.parameters()).dtype)
+        self._peak = processes * matmul_peak(device, next(model.parameters()).dtype)
         self.tokens = self.row_tokens = self.rows = 0
         self.seconds = 0.0
         self._steps: list[tuple[float, int, int]] = []
@@ -31,16 +34,16 @@ class Throughput:
 
     def count(self, tokens: int, row_tokens: int, rows: int) -> None:
         """One forward pass of the step under way."""
-        before = self._pending
-        self._pending = (before[0] + tokens, before[1] + row_tokens, before[2] + rows)
+        before = self.pending
+        self.pending = (before[0] + tokens, before[1] + row_tokens, before[2] + rows)
 
     def discard(self) -> None:
         """The step under way starts anew."""
-        self._pending = (0, 0, 0)
+        self.pending: tuple[int, int, int] = (0, 0, 0)
 
     def step(self, seconds: float) -> None:
         """A step is over."""
-        tokens, row_tokens, rows = self._pending
+        tokens, row_tokens, rows = self.pending
         self.discard()
         self.tokens += tokens
         self.row_tokens += row_tokens
