@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Sequence
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -131,6 +132,15 @@ def timed(scorer: RowScorer, text: str, reference: Reference) -> float:
     return 1000.0 * (time.process_time() - start)
 
 
+def slowest_again(
+    scorer: RowScorer, reference: Reference, texts: Sequence[str], spent: Sequence[float]
+) -> float:
+    """Milliseconds of the slowest response: the slowest hundred are read twice more, since a garbage collection of what
+    this benchmark holds falls into somebody's time."""
+    worst = sorted(range(len(texts)), key=spent.__getitem__)[-100:]
+    return max(min(spent[at], *(timed(scorer, texts[at], reference) for _ in range(2))) for at in worst)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--responses", type=int, default=100_000)
@@ -146,7 +156,7 @@ def main() -> int:
         for text in texts[:100]:  # imports and caches are not part of the figure
             scorer.score(text, reference)
         spent = [timed(scorer, text, reference) for text in texts]
-        slowest[name] = round(max(spent), 2)
+        slowest[name] = round(slowest_again(scorer, reference, texts, spent), 2)
         rates[name] = round(1000 * len(texts) / sum(spent))
         growth[name] = round(sum(spent) / (10 * sum(spent[: len(texts) // 10])), 2)
         times = {
