@@ -39,13 +39,8 @@ _COLUMNS = [
 log = logging.getLogger(__name__)
 
 
-def read_asks(formatted: Sequence[Path | str], splits: Sequence[str]) -> list[Ask]:
-    """The rows of these splits as requests: the ids before the answer, and their pictures."""
-    return list(stream_prompts(formatted, splits))
-
-
 def stream_prompts(formatted: Sequence[Path | str], splits: Sequence[str]) -> Iterator[Ask]:
-    """`read_asks`, one at a time."""
+    """The rows of these splits as requests, one at a time: the ids before the answer, and their pictures."""
     for row in read_formatted_rows(list(formatted), _COLUMNS, splits):
         ids = tuple(row["input_ids"][: row["n_prompt"]])
         pictures = zip(row["images"] or (), row["image_sha256"] or (), row["image_grid"] or (), strict=True)

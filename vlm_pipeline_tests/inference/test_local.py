@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlm_pipeline.compute.payload import PayloadError, Reporter
-from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, read_asks
+from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, stream_prompts
 from vlm_pipeline.inference.predict import predict_table
 from vlm_pipeline.inference.prediction import read_predictions
 from vlm_pipeline.inference.run import run
@@ -68,7 +68,7 @@ def test_payload_process_writes_tables_and_the_next_one_loads_nothing(made, tmp_
 
 def test_several_adapters_over_one_base_answer_as_each_would_alone(made, tmp_path):
     request, folder, adapters = made
-    asks = read_asks(request["formatted"], ["test"])[:6]
+    asks = list(stream_prompts(request["formatted"], ["test"]))[:6]
     settings = GenerationSettings(max_new_tokens=6)
 
     def answers(engine: LocalEngine, adapter: Path | None) -> list[str | None]:
@@ -117,7 +117,7 @@ def test_workers_share_the_rows_and_the_table_is_that_of_one(made, tmp_path):
 
 def test_a_rerun_loads_no_model(made, tmp_path):
     request, folder, _ = made
-    asks, place = read_asks(request["formatted"], ["test"])[:3], {"output": tmp_path / "t.parquet"}
+    asks, place = list(stream_prompts(request["formatted"], ["test"]))[:3], {"output": tmp_path / "t.parquet"}
     loaded = []
     for _ in range(2):
         engine = LocalEngine(folder / "model")
@@ -204,7 +204,7 @@ def test_an_adapter_of_another_base_is_refused(made, tmp_path):
     other = models.save(world.small_vision_model(seed=5), world.processor(), tmp_path / "other")
     predictor = LocalPredictor("x", LocalEngine(other), GenerationSettings(), adapter=adapters[0])
     with pytest.raises(AdapterError, match="was trained on"):
-        list(predictor.predict(read_asks(request["formatted"], ["test"])[:1]))
+        list(predictor.predict(list(stream_prompts(request["formatted"], ["test"]))[:1]))
 
 
 def test_changed_picture_is_an_error_row_not_another_answer(made, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vlm_pipeline.inference.budget import Budget
+from vlm_pipeline.inference.hosted import HostedPredictor
 from vlm_pipeline.inference.hosted_run import make_hosted
 from vlm_pipeline.inference.predict import predict_table
 from vlm_pipeline.inference.prediction import read_predictions
@@ -60,6 +61,15 @@ def test_a_killed_batch_run_finds_its_batch_and_lost_answers_create_no_second(tm
         answers = collect(batch_predictor(url, tmp_path), rows)
         assert len(stand_in.batches) == 1
     assert {row: answer.text for row, answer in answers.items()} == expected(rows)
+
+
+def test_a_table_that_others_ask_in_parts_is_one_batch(tmp_path, monkeypatch):
+    """A batch may take a day; one after the other they would take days."""
+    monkeypatch.setattr(HostedPredictor, "rows_at_once", 2)
+    rows, place = asks(5), {"cache_folder": tmp_path / "cache", "output": tmp_path / "b.parquet"}
+    with serving(StandIn(batch_s=0.0)) as (stand_in, url):
+        assert predict_table(batch_predictor(url, tmp_path), rows, **place).failed == 0
+        assert len(stand_in.batches) == 1
 
 
 def test_a_changed_row_is_asked_alone_while_the_batch_of_the_others_goes_on(tmp_path):

@@ -13,7 +13,7 @@ from vlm_pipeline.compute.payload import Reporter
 from vlm_pipeline.examples.stage import make_raw
 from vlm_pipeline.formatting.stage import make_formatted
 from vlm_pipeline.formatting.table import read_formatted_rows
-from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, read_asks
+from vlm_pipeline.inference.local import LocalEngine, LocalPredictor, stream_prompts
 from vlm_pipeline.scoring.row_scorers import build_scorer
 from vlm_pipeline.store import TaskStore
 from vlm_pipeline.task import load_task
@@ -39,7 +39,7 @@ def test_packed_and_unpacked_training_reach_equivalent_test_scores_over_three_se
     def test_score(adapter: Path) -> float:
         engine = LocalEngine(Path(task.base_model_path), image=task.image, precision="float32")
         answers = LocalPredictor("tuned", engine, task.generation, adapter=adapter).predict(
-            read_asks(tables, ["test"])
+            list(stream_prompts(tables, ["test"]))
         )
         right = []
         for answer in (one for batch in answers for one in batch):

@@ -18,7 +18,7 @@ from vlm_pipeline.candidates.header import read_header
 from vlm_pipeline.examples.stage import make_raw
 from vlm_pipeline.formatting.probes import make_probes
 from vlm_pipeline.formatting.stage import make_formatted, make_training_set
-from vlm_pipeline.inference.local import read_asks
+from vlm_pipeline.inference.local import stream_prompts
 from vlm_pipeline.inference.prediction import answered, prediction_table, write_predictions
 from vlm_pipeline.inference.stage import make_predictions
 from vlm_pipeline.promotion.stage import Promotion, make_promotion, present_formats
@@ -122,7 +122,7 @@ class Answers:
         }
         (name,) = request["predictors"]
         self.asked.append((name, tuple(request["splits"])))
-        asks = read_asks(request["formatted"], request["splits"])
+        asks = list(stream_prompts(request["formatted"], request["splits"]))
         rows = [
             answered(
                 ask, name, text=gold[ask.id] if self._right(name, ask) else "no idea", finish_reason="stop",

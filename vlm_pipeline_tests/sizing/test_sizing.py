@@ -225,3 +225,11 @@ def test_a_hub_that_is_not_there_is_said_in_one_sentence(tmp_path: Path) -> None
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "base_model nobody/nothing is neither a folder" in done.stderr
+
+
+def test_questions_take_memory_up_to_those_that_are_asked_at_once_and_answers_all_along() -> None:
+    few, at_once, many = (
+        estimates.asked_memory(rows, 1_000)
+        for rows in (estimates.ROWS_AT_ONCE // 10, estimates.ROWS_AT_ONCE, 10 * estimates.ROWS_AT_ONCE)
+    )
+    assert at_once == pytest.approx(10 * few) and many < 1.2 * at_once
